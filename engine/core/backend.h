@@ -1,0 +1,45 @@
+// What a device must offer beneath tensors: memory and copies, all in the order of one stream.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "engine/core/device.h"
+
+namespace pm {
+
+class Backend;
+
+// Passed by value to every CUDA launcher. `handle` is opaque outside cuda/ (see cuda/core/stream.h);
+// `memory` serves scratch buffers in stream order.
+struct Stream {
+  void* handle = nullptr;
+  Backend* memory = nullptr;
+};
+
+struct MemoryStats {
+  int64_t current_bytes = 0;  // handed out now
+  int64_t peak_bytes = 0;     // highest current_bytes since the last reset_peak()
+  int64_t allocations = 0;    // number of live allocations
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual Device device() const = 0;
+  virtual std::string description() const = 0;  // "NVIDIA H200, 139 GiB" or "CPU, 2 threads"
+  // Uninitialised memory, aligned to 256 bytes, nullptr for zero bytes. Throws OutOfMemoryError naming requested, current and free.
+  virtual void* allocate(size_t bytes) = 0;
+  virtual void deallocate(void* pointer, size_t bytes) noexcept = 0;
+  virtual void copy_from_host(void* destination, const void* host, size_t bytes) = 0;
+  virtual void copy_to_host(void* host, const void* source, size_t bytes) = 0;  // waits until the bytes are there
+  virtual void copy_within(void* destination, const void* source, size_t bytes) = 0;
+  virtual void fill_bytes(void* destination, uint8_t value, size_t bytes) = 0;
+  virtual void synchronize() = 0;
+  virtual Stream stream() = 0;
+  virtual MemoryStats memory() const = 0;
+  virtual void reset_peak() = 0;
+  virtual int64_t total_bytes() const = 0;  // memory of the device
+};
+
+}  // namespace pm

@@ -1,0 +1,30 @@
+#include "tests/support/checked_backend.h"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+
+namespace pm::test {
+
+void* CheckedBackend::allocate(size_t bytes) {
+  if (bytes == 0) return nullptr;
+  auto* block = static_cast<std::byte*>(inner_->allocate(bytes + 2 * kGuardBytes));
+  inner_->fill_bytes(block, kPoison, bytes + 2 * kGuardBytes);
+  return block + kGuardBytes;
+}
+
+void CheckedBackend::deallocate(void* pointer, size_t bytes) noexcept {
+  if (pointer == nullptr) return;
+  auto* block = static_cast<std::byte*>(pointer) - kGuardBytes;
+  try {
+    std::array<uint8_t, 2 * kGuardBytes> guards{};
+    inner_->copy_to_host(guards.data(), block, kGuardBytes);
+    inner_->copy_to_host(guards.data() + kGuardBytes, block + kGuardBytes + bytes, kGuardBytes);
+    if (std::any_of(guards.begin(), guards.end(), [](uint8_t byte) { return byte != kPoison; })) ++violations_;
+  } catch (...) {
+    ++violations_;  // a failed device cannot vouch for its memory
+  }
+  inner_->deallocate(block, bytes + 2 * kGuardBytes);
+}
+
+}  // namespace pm::test

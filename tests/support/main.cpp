@@ -1,0 +1,92 @@
+// Test runner. Exit code 77 means: only tests were selected that cannot run here (no GPU, or no PM_DATA); CTest reports
+// those as skipped, by name.
+#define CATCH_CONFIG_RUNNER
+#include <cstdlib>
+#include <iostream>
+#include <set>
+
+#include "engine/ops/backends.h"
+#include "tests/support/checked_backend.h"
+#include "tests/support/test.h"
+
+namespace pm::test {
+namespace {
+
+constexpr int kSkipped = 77;
+
+std::shared_ptr<CheckedBackend> checked(Device device) { return std::make_shared<CheckedBackend>(make_backend(device)); }
+
+// Created on first use, kept for the whole run.
+const std::shared_ptr<CheckedBackend>& cpu_backend() {
+  static const auto backend = checked(Device::cpu());
+  return backend;
+}
+const std::shared_ptr<CheckedBackend>& cuda_backend() {
+  static const auto backend = checked(Device::cuda());
+  return backend;
+}
+
+struct GuardListener : Catch::TestEventListenerBase {
+  using TestEventListenerBase::TestEventListenerBase;
+  void testCaseEnded(const Catch::TestCaseStats& stats) override {
+    const int64_t now = cpu_backend()->violations() + (has_cuda() ? cuda_backend()->violations() : 0);
+    if (now != seen_) {
+      std::cerr << "error: " << stats.testInfo.name << ": " << now - seen_ << " allocation(s) were written outside\n";
+      ++failed;
+    }
+    seen_ = now;
+  }
+  static inline int failed = 0;
+
+ private:
+  int64_t seen_ = 0;
+};
+CATCH_REGISTER_LISTENER(GuardListener)
+
+}  // namespace
+
+Context& cpu() {
+  static Context context(cpu_backend(), 1);
+  return context;
+}
+Context& cuda() {
+  static Context context(cuda_backend(), 1);
+  return context;
+}
+bool has_cuda() {
+  static const bool found = cuda_device_count() > 0;
+  return found;
+}
+std::string data_dir() {
+  const char* folder = std::getenv("PM_DATA");
+  return folder != nullptr ? folder : "";
+}
+std::string golden_dir() { return std::string(PM_SOURCE_DIR) + "/tests/golden"; }
+
+// Catch2's session: drops the tests that cannot run here from the selection, and says so.
+static int run(int argc, char** argv) {
+  Catch::Session session;
+  if (const int code = session.applyCommandLine(argc, argv); code != 0) return code;
+  auto& config = session.configData();
+  if (config.listTests || config.listTags || config.listReporters || config.listTestNamesOnly) return session.run();
+  std::string exclude;
+  if (!has_cuda()) exclude += "~[cuda]";
+  if (data_dir().empty()) exclude += "~[data]";
+  if (!exclude.empty()) {
+    if (config.testsOrTags.empty()) config.testsOrTags.emplace_back();
+    for (std::string& spec : config.testsOrTags) spec = exclude + spec;
+  }
+  const auto& all = Catch::getAllTestCasesSorted(session.config());
+  const auto selected = Catch::filterTests(all, session.config().testSpec(), session.config());
+  if (selected.empty() && !exclude.empty()) {
+    std::cout << "skipped: needs " << (has_cuda() ? "" : "a CUDA device") << (exclude.size() > 8 ? " or " : "")
+              << (data_dir().empty() ? "the data folder PM_DATA" : "") << "\n";
+    return kSkipped;
+  }
+  const int code = session.run();
+  return code != 0 ? code : (GuardListener::failed != 0 ? 1 : 0);
+}
+
+}  // namespace pm::test
+
+int main(int argc, char** argv) { return pm::test::run(argc, argv); }
