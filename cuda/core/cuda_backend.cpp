@@ -28,6 +28,8 @@ class CudaBackend final : public Backend {
     total_ = static_cast<int64_t>(properties.totalGlobalMem);
     state_.sm_count = properties.multiProcessorCount;
     PM_CUDA_CHECK(cudaStreamCreateWithFlags(&state_.stream, cudaStreamNonBlocking));
+    PM_CUDA_CHECK(cudaEventCreate(&begin_));
+    PM_CUDA_CHECK(cudaEventCreate(&end_));
 
     cudaMemPoolProps pool_properties{};
     pool_properties.allocType = cudaMemAllocationTypePinned;
@@ -51,6 +53,8 @@ class CudaBackend final : public Backend {
     log_failure(cudaFreeAsync(blas_workspace_, state_.stream), "cudaFreeAsync");
     log_failure(cudaStreamSynchronize(state_.stream), "cudaStreamSynchronize");
     log_failure(cudaMemPoolDestroy(pool_), "cudaMemPoolDestroy");
+    log_failure(cudaEventDestroy(begin_), "cudaEventDestroy");
+    log_failure(cudaEventDestroy(end_), "cudaEventDestroy");
     log_failure(cudaStreamDestroy(state_.stream), "cudaStreamDestroy");
   }
   CudaBackend(const CudaBackend&) = delete;
@@ -94,6 +98,15 @@ class CudaBackend final : public Backend {
     PM_CUDA_CHECK(cudaMemsetAsync(destination, value, bytes, state_.stream));
   }
   void synchronize() override { PM_CUDA_CHECK(cudaStreamSynchronize(state_.stream)); }
+  double time_ms(const std::function<void()>& work) override {
+    PM_CUDA_CHECK(cudaEventRecord(begin_, state_.stream));
+    work();
+    PM_CUDA_CHECK(cudaEventRecord(end_, state_.stream));
+    PM_CUDA_CHECK(cudaEventSynchronize(end_));
+    float elapsed = 0.0f;
+    PM_CUDA_CHECK(cudaEventElapsedTime(&elapsed, begin_, end_));
+    return elapsed;
+  }
   Stream stream() override { return {&state_, this}; }
   MemoryStats memory() const override { return {current_, peak_, allocations_}; }
   void reset_peak() override { peak_ = current_; }
@@ -113,6 +126,7 @@ class CudaBackend final : public Backend {
   std::string name_;
   int64_t total_ = 0;
   StreamState state_;
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
   void* blas_workspace_ = nullptr;
   int64_t current_ = 0, peak_ = 0, allocations_ = 0;

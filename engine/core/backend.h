@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "engine/core/device.h"
@@ -36,6 +37,8 @@ class Backend {
   virtual void copy_within(void* destination, const void* source, size_t bytes) = 0;
   virtual void fill_bytes(void* destination, uint8_t value, size_t bytes) = 0;
   virtual void synchronize() = 0;
+  // Milliseconds that the device spends on what `work` enqueues (CPU: wall clock). Waits for it.
+  virtual double time_ms(const std::function<void()>& work) = 0;
   virtual Stream stream() = 0;
   virtual MemoryStats memory() const = 0;
   virtual void reset_peak() = 0;

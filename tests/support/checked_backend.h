@@ -24,6 +24,7 @@ class CheckedBackend final : public Backend {
   void copy_within(void* d, const void* s, size_t n) override { inner_->copy_within(d, s, n); }
   void fill_bytes(void* d, uint8_t value, size_t n) override { inner_->fill_bytes(d, value, n); }
   void synchronize() override { inner_->synchronize(); }
+  double time_ms(const std::function<void()>& work) override { return inner_->time_ms(work); }
   Stream stream() override { return {inner_->stream().handle, this}; }
   MemoryStats memory() const override { return inner_->memory(); }
   void reset_peak() override { inner_->reset_peak(); }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 
@@ -51,6 +52,11 @@ class CpuBackend final : public Backend {
   }
   void fill_bytes(void* destination, uint8_t value, size_t bytes) override { std::memset(destination, value, bytes); }
   void synchronize() override {}
+  double time_ms(const std::function<void()>& work) override {
+    const auto begin = std::chrono::steady_clock::now();
+    work();
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+  }
   Stream stream() override { return {nullptr, this}; }
   MemoryStats memory() const override { return {current_, peak_, allocations_}; }
   void reset_peak() override { peak_ = current_.load(); }
