@@ -1,0 +1,292 @@
+// out = x weight^T (+ bias), and its gradients, by cuBLAS; few features go to cuda/gemm/linear_small.cuh
+//   forward     : per group and chunk of rows one GEMM (rows, in) x (in, features)
+//   dx          : per group and chunk of rows one GEMM (rows, features) x (features, in), groups added in order
+//   dweight     : per group one strided-batched GEMM over spans of rows into float32 partials, one more for the rows left
+//                 over, then column_sum: two stages in a fixed order
+//   dbias       : per span of rows and 32 columns one block into float32 partials, then column_sum
+// cuBLAS is column-major, so each row-major matrix is handed over as its transpose.
+// launch  : chunks of at most 2^22 rows keep every grid of the library in range; spans of 256 to 4096 rows, so that one
+//           sequence of 5e4 rows fills the GPU and 1e8 rows need no more than kPartialFloats of scratch
+// traffic : forward (in + out) * rows * sizeof(T) bytes while in or out is below a few hundred, arithmetic-bound above:
+//           768 -> 3072 float32 4.7 MFLOP a row, 79 ns a row at 60 TFLOP/s
+// numerics: float32 GEMMs are true float32; bf16 GEMMs take weights rounded to bf16, add in float32 and round once per
+//           group; dweight and dbias leave in float32
+// deterministic: no atomics, geometry from the shape alone, one stream with one workspace for the library
+#include "cuda/core/reduce.cuh"
+#include "cuda/gemm/linear_small.cuh"
+#include "engine/ops/gemm/linear.h"
+
+namespace pm::cuda {
+namespace {
+
+constexpr int64_t kChunkRows = int64_t{1} << 22;
+constexpr int64_t kMinSpanRows = 256, kMaxSpanRows = 4096, kMaxSpans = 32768;
+constexpr int64_t kPartialFloats = int64_t{1} << 25;  // 128 MiB of partial weight gradients
+constexpr int64_t kTilesWanted = 132 * 4;             // blocks that fill the reference GPU
+constexpr int kStrands = 8;                           // row strands of a column-partials block
+constexpr int64_t kMinBiasRows = 512, kMaxBiasSpans = 1024;
+static_assert(kMaxLinearGroups <= small::kMaxGroups);
+
+template <typename T>
+constexpr cudaDataType_t blas_type() {
+  return std::is_same_v<T, float> ? CUDA_R_32F : CUDA_R_16BF;
+}
+
+// The handle asks for pedantic float32; bf16 products need tensor cores, with float32 sums throughout.
+class Bf16Math {
+ public:
+  explicit Bf16Math(cublasHandle_t blas) : blas_(blas) {
+    PM_CUBLAS_CHECK(cublasGetMathMode(blas_, &before_));
+    const int mode = CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    PM_CUBLAS_CHECK(cublasSetMathMode(blas_, static_cast<cublasMath_t>(mode)));
+  }
+  ~Bf16Math() { static_cast<void>(cublasSetMathMode(blas_, before_)); }  // a mode it had before cannot be refused
+  Bf16Math(const Bf16Math&) = delete;
+  Bf16Math& operator=(const Bf16Math&) = delete;
+
+ private:
+  cublasHandle_t blas_;
+  cublasMath_t before_ = CUBLAS_DEFAULT_MATH;
+};
+
+// c = op(a) op(b) + beta c, column-major; `batch` products at the given strides (elements).
+template <typename Out>
+struct Product {
+  cublasOperation_t op_a, op_b;
+  int64_t m, n, k;
+  const void* a;
+  int64_t lda;
+  const void* b;
+  int64_t ldb;
+  float beta;
+  Out* c;
+  int64_t ldc;
+  int64_t stride_a = 0, stride_b = 0, stride_c = 0, batch = 1;
+};
+
+template <typename T, typename Out>
+void multiply(const Product<Out>& p, Stream stream) {
+  const cublasHandle_t blas = state(stream).blas;
+  const float alpha = 1.0f;
+  const auto call = [&] {
+    if (p.batch == 1) {
+      PM_CUBLAS_CHECK(cublasGemmEx_64(blas, p.op_a, p.op_b, p.m, p.n, p.k, &alpha, p.a, blas_type<T>(), p.lda, p.b,
+                                      blas_type<T>(), p.ldb, &p.beta, p.c, blas_type<Out>(), p.ldc, CUBLAS_COMPUTE_32F,
+                                      CUBLAS_GEMM_DEFAULT));
+    } else {
+      PM_CUBLAS_CHECK(cublasGemmStridedBatchedEx_64(
+          blas, p.op_a, p.op_b, p.m, p.n, p.k, &alpha, p.a, blas_type<T>(), p.lda, p.stride_a, p.b, blas_type<T>(), p.ldb,
+          p.stride_b, &p.beta, p.c, blas_type<Out>(), p.ldc, p.stride_c, p.batch, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+    }
+  };
+  if constexpr (std::is_same_v<T, float>) {
+    call();
+  } else {
+    const Bf16Math math(blas);
+    call();
+  }
+}
+
+__global__ void __launch_bounds__(kBlock)
+    round_kernel(const float* __restrict__ values, __nv_bfloat16* __restrict__ rounded, int64_t n) {
+  const int64_t step = int64_t{gridDim.x} * kBlock;
+  for (int64_t i = int64_t{blockIdx.x} * kBlock + threadIdx.x; i < n; i += step) rounded[i] = from_float<__nv_bfloat16>(values[i]);
+}
+
+// The rows of the weight that belong to one group, in the storage type; bf16 ones in scratch memory of their own, so that
+// every group starts aligned.
+template <typename T>
+class GroupWeight {
+ public:
+  GroupWeight(const float* weight, int64_t count, Stream stream)
+      : float32_(weight), rounded_(stream, std::is_same_v<T, float> ? 0 : count) {
+    if constexpr (!std::is_same_v<T, float>) {
+      round_kernel<<<grid_for(count), kBlock, 0, raw(stream)>>>(weight, rounded_.get(), count);
+      PM_CHECK_LAUNCH("linear round weight");
+    }
+  }
+  const void* get() const { return rounded_.get() != nullptr ? static_cast<const void*>(rounded_.get()) : float32_; }
+
+ private:
+  const float* float32_;
+  Scratch<__nv_bfloat16> rounded_;
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kBlock) add_bias_kernel(T* out, const float* __restrict__ bias, int64_t n, int64_t columns) {
+  const int64_t step = int64_t{gridDim.x} * kBlock;
+  for (int64_t i = int64_t{blockIdx.x} * kBlock + threadIdx.x; i < n; i += step) {
+    out[i] = from_float<T>(to_float(out[i]) + bias[i % columns]);
+  }
+}
+
+// partials[span, column] = sum over the span's rows; block = (32 columns, kStrands), grid = spans * column tiles
+template <typename T>
+__global__ void __launch_bounds__(kWarp* kStrands)
+    column_partials_kernel(const T* __restrict__ matrix, int64_t rows, int64_t columns, int64_t span_rows,
+                           int64_t column_tiles, float* __restrict__ partials) {
+  __shared__ float strand_sum[kStrands][kWarp];
+  const int64_t span = blockIdx.x / column_tiles;
+  const int64_t column = blockIdx.x % column_tiles * kWarp + threadIdx.x;
+  const int64_t end = min(rows, (span + 1) * span_rows);
+  float sum = 0.0f;
+  if (column < columns) {
+    for (int64_t row = span * span_rows + threadIdx.y; row < end; row += kStrands) sum += to_float(matrix[row * columns + column]);
+  }
+  strand_sum[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y == 0 && column < columns) {
+    for (int strand = 1; strand < kStrands; ++strand) sum += strand_sum[strand][threadIdx.x];
+    partials[span * columns + column] = sum;
+  }
+}
+
+template <typename Fn>
+void for_row_chunks(int64_t rows, Fn&& fn) {
+  for (int64_t begin = 0; begin < rows; begin += kChunkRows) fn(begin, std::min(kChunkRows, rows - begin));
+}
+
+template <typename T>
+void blas_linear(const LinearArgs& args, Stream stream) {
+  const int64_t in = args.in_features;
+  const float* weight = static_cast<const float*>(args.weight);
+  const float* bias = static_cast<const float*>(args.bias);
+  for (const LinearOut& group : args.groups) {
+    const int64_t columns = group.features;
+    const GroupWeight<T> group_weight(weight, columns * in, stream);
+    T* out = static_cast<T*>(group.data);
+    for_row_chunks(args.rows, [&](int64_t begin, int64_t rows) {
+      const T* x = static_cast<const T*>(args.x) + begin * in;
+      multiply<T, T>({CUBLAS_OP_T, CUBLAS_OP_N, columns, rows, in, group_weight.get(), in, x, in, 0.0f,
+                      out + begin * columns, columns},
+                     stream);
+    });
+    if (bias != nullptr) {
+      const int64_t n = args.rows * columns;
+      add_bias_kernel<T><<<grid_for(n), kBlock, 0, raw(stream)>>>(out, bias, n, columns);
+      PM_CHECK_LAUNCH("linear add bias");
+      bias += columns;
+    }
+    weight += columns * in;
+  }
+}
+
+template <typename T>
+void blas_grad_input(const LinearGradInputArgs& args, Stream stream) {
+  const int64_t in = args.in_features;
+  const float* weight = static_cast<const float*>(args.weight);
+  float beta = 0.0f;
+  for (const LinearDout& group : args.groups) {
+    const int64_t columns = group.features;
+    const GroupWeight<T> group_weight(weight, columns * in, stream);
+    for_row_chunks(args.rows, [&](int64_t begin, int64_t rows) {
+      const T* dout = static_cast<const T*>(group.data) + begin * columns;
+      multiply<T, T>({CUBLAS_OP_N, CUBLAS_OP_N, in, rows, columns, group_weight.get(), in, dout, columns, beta,
+                      static_cast<T*>(args.dx) + begin * in, in},
+                     stream);
+    });
+    beta = 1.0f;
+    weight += columns * in;
+  }
+}
+
+// Rows of one partial product: enough spans to fill the GPU, few enough for the scratch memory.
+int64_t span_rows_for(int64_t rows, int64_t in, int64_t columns) {
+  const int64_t tiles = ceil_div(in, 64) * ceil_div(columns, 64);
+  const int64_t filling = ceil_div(ceil_div(rows, ceil_div(kTilesWanted, tiles)), 64) * 64;
+  const int64_t most_spans = std::clamp<int64_t>(kPartialFloats / (in * columns), 1, kMaxSpans);
+  return std::max(std::clamp(filling, kMinSpanRows, kMaxSpanRows), ceil_div(ceil_div(rows, most_spans), 64) * 64);
+}
+
+template <typename T>
+void blas_grad_weight(const LinearGradWeightArgs& args, Stream stream) {
+  const int64_t in = args.in_features;
+  const T* x = static_cast<const T*>(args.x);
+  float* dweight = static_cast<float*>(args.dweight);
+  for (const LinearDout& group : args.groups) {
+    const int64_t columns = group.features;
+    const int64_t size = columns * in;
+    const T* dout = static_cast<const T*>(group.data);
+    const int64_t span_rows = span_rows_for(args.rows, in, columns);
+    const int64_t whole = args.rows / span_rows, rest = args.rows % span_rows;
+    Scratch<float> partials(stream, (whole + (rest > 0 ? 1 : 0)) * size);
+    if (whole > 0) {
+      multiply<T, float>({CUBLAS_OP_N, CUBLAS_OP_T, in, columns, span_rows, x, in, dout, columns, 0.0f, partials.get(), in,
+                          span_rows * in, span_rows * columns, size, whole},
+                         stream);
+    }
+    if (rest > 0) {
+      const int64_t begin = whole * span_rows;
+      multiply<T, float>({CUBLAS_OP_N, CUBLAS_OP_T, in, columns, rest, x + begin * in, in, dout + begin * columns, columns,
+                          0.0f, partials.get() + whole * size, in},
+                         stream);
+    }
+    column_sum(partials.get(), whole + (rest > 0 ? 1 : 0), size, dweight, stream);
+    dweight += size;
+  }
+}
+
+template <typename T>
+small::Groups<const T> dout_groups(const std::vector<LinearDout>& douts) {
+  small::Groups<const T> groups;
+  for (const LinearDout& dout : douts) groups.add(static_cast<const T*>(dout.data), dout.features);
+  return groups;
+}
+
+template <typename T, typename Pointer>
+small::Groups<T> one_group(Pointer* data, int64_t features) {
+  small::Groups<T> groups;
+  groups.add(static_cast<T*>(data), features);
+  return groups;
+}
+
+}  // namespace
+
+void linear(const LinearArgs& args, Stream stream) {
+  if (args.rows == 0) return;
+  dispatch_float(args.dtype, [&]<typename T>() {
+    if (!small::fits(args.in_features, args.out_features)) return blas_linear<T>(args, stream);
+    small::Groups<T> out;
+    for (const LinearOut& group : args.groups) out.add(static_cast<T*>(group.data), group.features);
+    small::linear<T>(one_group<const T>(args.x, args.in_features), static_cast<const float*>(args.weight), args.in_features, 1,
+                     static_cast<const float*>(args.bias), out, args.rows, static_cast<int>(args.in_features),
+                     static_cast<int>(args.out_features), stream);
+  });
+}
+
+void linear_grad_input(const LinearGradInputArgs& args, Stream stream) {
+  if (args.rows == 0) return;
+  dispatch_float(args.dtype, [&]<typename T>() {
+    if (!small::fits(args.in_features, args.out_features)) return blas_grad_input<T>(args, stream);
+    small::linear<T>(dout_groups<T>(args.groups), static_cast<const float*>(args.weight), 1, args.in_features, nullptr,
+                     one_group<T>(args.dx, args.in_features), args.rows, static_cast<int>(args.out_features),
+                     static_cast<int>(args.in_features), stream);
+  });
+}
+
+void linear_grad_weight(const LinearGradWeightArgs& args, Stream stream) {
+  if (args.rows == 0) return column_sum(nullptr, 0, args.out_features * args.in_features, static_cast<float*>(args.dweight), stream);
+  dispatch_float(args.dtype, [&]<typename T>() {
+    if (!small::fits(args.in_features, args.out_features)) return blas_grad_weight<T>(args, stream);
+    small::grad_weight<T>(dout_groups<T>(args.groups), one_group<const T>(args.x, args.in_features), args.rows,
+                          static_cast<int>(args.in_features), static_cast<int>(args.out_features),
+                          static_cast<float*>(args.dweight), stream);
+  });
+}
+
+void linear_grad_bias(const LinearGradBiasArgs& args, Stream stream) {
+  const int64_t columns = args.out_features;
+  const int64_t span_rows = std::max(kMinBiasRows, ceil_div(args.rows, kMaxBiasSpans));
+  const int64_t spans = ceil_div(args.rows, span_rows), column_tiles = ceil_div(columns, kWarp);
+  Scratch<float> partials(stream, spans * columns);
+  if (spans > 0) {
+    dispatch_float(args.dtype, [&]<typename T>() {
+      column_partials_kernel<T><<<static_cast<unsigned>(spans * column_tiles), dim3(kWarp, kStrands), 0, raw(stream)>>>(
+          static_cast<const T*>(args.dout), args.rows, columns, span_rows, column_tiles, partials.get());
+      PM_CHECK_LAUNCH("linear column partials");
+    });
+  }
+  column_sum(partials.get(), spans, columns, static_cast<float*>(args.dbias), stream);
+}
+
+}  // namespace pm::cuda
