@@ -7,8 +7,8 @@
 //   5 sort, start: stable radix sort of the regions by destination (CUB) = the sources of each output in ascending order
 //   6 merge      : out = mean of the sources; one block of kBlock threads per kItems * kBlock packs of one output region,
 //                  16-byte packs where the rows allow it. 59 200 blocks of scalars for 20 x 20 regions of 224 x 224 x 3
-// traffic : steps 1 to 5 touch CLS tokens and indices only; step 2 does pairs^2 * channels double FMAs (40e3 * 384 for 400
-//           regions, 12 us of latency; 2.5e9 * 384 for 1e5, some 0.1 s). Step 6 reads every token and writes the survivors:
+// traffic : steps 1 to 5 touch CLS tokens and indices only; step 2 does pairs^2 * channels double FMAs: 40e3 * 384 for 400
+//           regions (latency), 2.5e9 * 384 for 1e5 (an estimated 0.1 to 0.2 s). Step 6 reads all and writes the survivors:
 //           bandwidth-bound; 400 regions of 224 x 224 x 3 with k = 14 in bf16: 237 MB, floor at 4.25 TB/s 56 us. The gradient
 //           reads dout once (twice from cache where merged) and writes dtokens: the same.
 // numerics: similarity in double, each sum over channels in ascending order by one thread (products of float32 values are
