@@ -23,7 +23,8 @@ Variable linear(Context& ctx, const Variable& x, const Variable& weight, const V
                 });
 }
 
-std::vector<Variable> linear_split(Context& ctx, const Variable& x, const Variable& weight, std::vector<int64_t> sizes) {
+std::vector<Variable> linear_split(Context& ctx, const Variable& x, const Variable& weight,
+                                   std::vector<int64_t> sizes) {
   return record_many(ctx, "linear_split", ops::linear_split(ctx, x.value(), weight.value(), sizes), {x, weight},
                      [xs = save_for(x, weight), ws = save_for(weight, x)](Context& c, const std::vector<Tensor>& douts,
                                                                           GradSink& grads) {

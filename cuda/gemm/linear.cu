@@ -74,9 +74,10 @@ void multiply(const Product<Out>& p, Stream stream) {
                                       blas_type<T>(), p.ldb, &p.beta, p.c, blas_type<Out>(), p.ldc, CUBLAS_COMPUTE_32F,
                                       CUBLAS_GEMM_DEFAULT));
     } else {
-      PM_CUBLAS_CHECK(cublasGemmStridedBatchedEx_64(
-          blas, p.op_a, p.op_b, p.m, p.n, p.k, &alpha, p.a, blas_type<T>(), p.lda, p.stride_a, p.b, blas_type<T>(), p.ldb,
-          p.stride_b, &p.beta, p.c, blas_type<Out>(), p.ldc, p.stride_c, p.batch, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+      PM_CUBLAS_CHECK(cublasGemmStridedBatchedEx_64(blas, p.op_a, p.op_b, p.m, p.n, p.k, &alpha, p.a, blas_type<T>(),
+                                                    p.lda, p.stride_a, p.b, blas_type<T>(), p.ldb, p.stride_b, &p.beta,
+                                                    p.c, blas_type<Out>(), p.ldc, p.stride_c, p.batch,
+                                                    CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
     }
   };
   if constexpr (std::is_same_v<T, float>) {
@@ -90,7 +91,8 @@ void multiply(const Product<Out>& p, Stream stream) {
 __global__ void __launch_bounds__(kBlock)
     round_kernel(const float* __restrict__ values, __nv_bfloat16* __restrict__ rounded, int64_t n) {
   const int64_t step = int64_t{gridDim.x} * kBlock;
-  for (int64_t i = int64_t{blockIdx.x} * kBlock + threadIdx.x; i < n; i += step) rounded[i] = from_float<__nv_bfloat16>(values[i]);
+  for (int64_t i = int64_t{blockIdx.x} * kBlock + threadIdx.x; i < n; i += step)
+    rounded[i] = from_float<__nv_bfloat16>(values[i]);
 }
 
 // The rows of the weight that belong to one group, in the storage type; bf16 ones in scratch memory of their own, so that
@@ -113,7 +115,8 @@ class GroupWeight {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kBlock) add_bias_kernel(T* out, const float* __restrict__ bias, int64_t n, int64_t columns) {
+__global__ void __launch_bounds__(kBlock)
+    add_bias_kernel(T* out, const float* __restrict__ bias, int64_t n, int64_t columns) {
   const int64_t step = int64_t{gridDim.x} * kBlock;
   for (int64_t i = int64_t{blockIdx.x} * kBlock + threadIdx.x; i < n; i += step) {
     out[i] = from_float<T>(to_float(out[i]) + bias[i % columns]);
@@ -131,7 +134,8 @@ __global__ void __launch_bounds__(kWarp* kStrands)
   const int64_t end = min(rows, (span + 1) * span_rows);
   float sum = 0.0f;
   if (column < columns) {
-    for (int64_t row = span * span_rows + threadIdx.y; row < end; row += kStrands) sum += to_float(matrix[row * columns + column]);
+    for (int64_t row = span * span_rows + threadIdx.y; row < end; row += kStrands)
+      sum += to_float(matrix[row * columns + column]);
   }
   strand_sum[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
@@ -211,14 +215,14 @@ void blas_grad_weight(const LinearGradWeightArgs& args, Stream stream) {
     const int64_t whole = args.rows / span_rows, rest = args.rows % span_rows;
     Scratch<float> partials(stream, (whole + (rest > 0 ? 1 : 0)) * size);
     if (whole > 0) {
-      multiply<T, float>({CUBLAS_OP_N, CUBLAS_OP_T, in, columns, span_rows, x, in, dout, columns, 0.0f, partials.get(), in,
-                          span_rows * in, span_rows * columns, size, whole},
+      multiply<T, float>({CUBLAS_OP_N, CUBLAS_OP_T, in, columns, span_rows, x, in, dout, columns, 0.0f, partials.get(),
+                          in, span_rows * in, span_rows * columns, size, whole},
                          stream);
     }
     if (rest > 0) {
       const int64_t begin = whole * span_rows;
-      multiply<T, float>({CUBLAS_OP_N, CUBLAS_OP_T, in, columns, rest, x + begin * in, in, dout + begin * columns, columns,
-                          0.0f, partials.get() + whole * size, in},
+      multiply<T, float>({CUBLAS_OP_N, CUBLAS_OP_T, in, columns, rest, x + begin * in, in, dout + begin * columns,
+                          columns, 0.0f, partials.get() + whole * size, in},
                          stream);
     }
     column_sum(partials.get(), whole + (rest > 0 ? 1 : 0), size, dweight, stream);
@@ -248,9 +252,9 @@ void linear(const LinearArgs& args, Stream stream) {
     if (!small::fits(args.in_features, args.out_features)) return blas_linear<T>(args, stream);
     small::Groups<T> out;
     for (const LinearOut& group : args.groups) out.add(static_cast<T*>(group.data), group.features);
-    small::linear<T>(one_group<const T>(args.x, args.in_features), static_cast<const float*>(args.weight), args.in_features, 1,
-                     static_cast<const float*>(args.bias), out, args.rows, static_cast<int>(args.in_features),
-                     static_cast<int>(args.out_features), stream);
+    small::linear<T>(one_group<const T>(args.x, args.in_features), static_cast<const float*>(args.weight),
+                     args.in_features, 1, static_cast<const float*>(args.bias), out, args.rows,
+                     static_cast<int>(args.in_features), static_cast<int>(args.out_features), stream);
   });
 }
 
@@ -265,7 +269,8 @@ void linear_grad_input(const LinearGradInputArgs& args, Stream stream) {
 }
 
 void linear_grad_weight(const LinearGradWeightArgs& args, Stream stream) {
-  if (args.rows == 0) return column_sum(nullptr, 0, args.out_features * args.in_features, static_cast<float*>(args.dweight), stream);
+  if (args.rows == 0)
+    return column_sum(nullptr, 0, args.out_features * args.in_features, static_cast<float*>(args.dweight), stream);
   dispatch_float(args.dtype, [&]<typename T>() {
     if (!small::fits(args.in_features, args.out_features)) return blas_grad_weight<T>(args, stream);
     small::grad_weight<T>(dout_groups<T>(args.groups), one_group<const T>(args.x, args.in_features), args.rows,

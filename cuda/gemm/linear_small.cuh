@@ -51,7 +51,8 @@ struct Groups {
 
 // Rows [row0, row0 + n_rows) of all groups to stage[row * stride + column].
 template <typename T>
-__device__ __forceinline__ void gather(const Groups<const T>& groups, int64_t row0, int n_rows, float* stage, int stride) {
+__device__ __forceinline__ void gather(const Groups<const T>& groups, int64_t row0, int n_rows, float* stage,
+                                       int stride) {
   int first = 0;
   for (int g = 0; g < groups.count; ++g) {
     const int columns = groups.columns[g];
@@ -67,7 +68,8 @@ __device__ __forceinline__ void gather(const Groups<const T>& groups, int64_t ro
 
 // The way back.
 template <typename T>
-__device__ __forceinline__ void scatter(const Groups<T>& groups, int64_t row0, int n_rows, const float* stage, int stride) {
+__device__ __forceinline__ void scatter(const Groups<T>& groups, int64_t row0, int n_rows, const float* stage,
+                                        int stride) {
   int first = 0;
   for (int g = 0; g < groups.count; ++g) {
     const int columns = groups.columns[g];
@@ -84,8 +86,9 @@ __device__ __forceinline__ void scatter(const Groups<T>& groups, int64_t row0, i
 // in: n_in columns in all, out: n_out columns in all; matrix(n, k) = matrix[n * stride_n + k * stride_k]; kWidth >= n_in.
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kSmallRows)
-    small_linear_kernel(Groups<const T> in, const float* __restrict__ matrix, int64_t stride_n, int64_t stride_k,
-                        const float* __restrict__ bias, Groups<T> out, int64_t rows, int n_in, int n_out) {
+    small_linear_kernel(const __grid_constant__ Groups<const T> in, const float* __restrict__ matrix, int64_t stride_n,
+                        int64_t stride_k, const float* __restrict__ bias, const __grid_constant__ Groups<T> out,
+                        int64_t rows, int n_in, int n_out) {
   extern __shared__ float4 shared[];
   float* weights = reinterpret_cast<float*>(shared);  // (n_out, kWidth), zero beyond n_in
   float* offset = weights + n_out * kWidth;           // (n_out)
@@ -107,7 +110,7 @@ __global__ void __launch_bounds__(kSmallRows)
     float x[kWidth];
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) x[k] = k < n_in && threadIdx.x < n_rows ? mine[k] : 0.0f;
-    // No barrier here: each thread overwrites only its own row of the stage, which it has just read.
+      // No barrier here: each thread overwrites only its own row of the stage, which it has just read.
 #pragma unroll 4
     for (int n = 0; n < n_out; ++n) {
       const float4* w = reinterpret_cast<const float4*>(weights + n * kWidth);
@@ -128,8 +131,8 @@ __global__ void __launch_bounds__(kSmallRows)
 }
 
 // Sum over the strands of the tiles' products; one row of `partials` per block. combined: (threads, 16) in shared memory.
-__device__ __forceinline__ void store_partials(const float (&sum)[kTile][kTile], float* combined, int strands, int tiles_k,
-                                               int tiles, float* __restrict__ row, int n_in, int n_out) {
+__device__ __forceinline__ void store_partials(const float (&sum)[kTile][kTile], float* combined, int strands,
+                                               int tiles_k, int tiles, float* __restrict__ row, int n_in, int n_out) {
   constexpr int kCells = kTile * kTile;
   __syncthreads();  // the staged rows are no longer needed
   if (static_cast<int>(threadIdx.x) < strands * tiles) {
@@ -150,11 +153,11 @@ __device__ __forceinline__ void store_partials(const float (&sum)[kTile][kTile],
 // dout: n_out columns in all, x: n_in columns; partials: (gridDim.x, n_out, n_in)
 template <typename T>
 __global__ void __launch_bounds__(kGradThreads)
-    small_grad_weight_kernel(Groups<const T> dout, Groups<const T> x, int64_t rows, int64_t rows_per_block, int n_in,
-                             int n_out, float* __restrict__ partials) {
+    small_grad_weight_kernel(const __grid_constant__ Groups<const T> dout, const __grid_constant__ Groups<const T> x,
+                             int64_t rows, int64_t rows_per_block, int n_in, int n_out, float* __restrict__ partials) {
   extern __shared__ float4 shared[];
   const int tiles_n = (n_out + kTile - 1) / kTile, tiles_k = (n_in + kTile - 1) / kTile;
-  const int tiles = tiles_n * tiles_k;                      // at most 144
+  const int tiles = tiles_n * tiles_k;  // at most 144
   const int strands = min(kGradThreads / tiles, kGradRows);
   const int strand = threadIdx.x / tiles, tile = threadIdx.x % tiles;
   const int stride_n = tiles_n * kTile, stride_k = tiles_k * kTile;
@@ -219,12 +222,13 @@ void linear(const Groups<const T>& in, const float* matrix, int64_t stride_n, in
 
 // dweight: (n_out, n_in); rows > 0
 template <typename T>
-void grad_weight(const Groups<const T>& dout, const Groups<const T>& x, int64_t rows, int n_in, int n_out, float* dweight,
-                 Stream stream) {
+void grad_weight(const Groups<const T>& dout, const Groups<const T>& x, int64_t rows, int n_in, int n_out,
+                 float* dweight, Stream stream) {
   const int64_t rows_per_block = ceil_div(ceil_div(rows, kMaxGradBlocks), kGradRows) * kGradRows;
   const int64_t blocks = ceil_div(rows, rows_per_block);
   const int64_t columns = ceil_div(n_out, kTile) * kTile + ceil_div(n_in, kTile) * kTile;
-  const size_t floats = std::max<size_t>(static_cast<size_t>(kGradRows * columns), size_t{kGradThreads} * kTile * kTile);
+  const size_t floats =
+      std::max<size_t>(static_cast<size_t>(kGradRows * columns), size_t{kGradThreads} * kTile * kTile);
   Scratch<float> partials(stream, blocks * n_out * n_in);
   small_grad_weight_kernel<T><<<static_cast<unsigned>(blocks), kGradThreads, floats * sizeof(float), raw(stream)>>>(
       dout, x, rows, rows_per_block, n_in, n_out, partials.get());

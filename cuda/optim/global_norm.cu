@@ -54,7 +54,8 @@ __device__ __forceinline__ int item_of_block(const Batch<Pointer>& batch) {
 }
 
 // partials: one double per block
-__global__ void __launch_bounds__(kBlock) squares_kernel(const __grid_constant__ Batch<const float*> batch, double* __restrict__ partials) {
+__global__ void __launch_bounds__(kBlock)
+    squares_kernel(const __grid_constant__ Batch<const float*> batch, double* __restrict__ partials) {
   __shared__ double shared[kBlock / kWarp];
   const int item = item_of_block(batch);
   const float* values = batch.data[item];
@@ -70,7 +71,8 @@ __global__ void __launch_bounds__(kBlock) squares_kernel(const __grid_constant__
   if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(kBlock) finish_kernel(const double* __restrict__ partials, int64_t count, float* __restrict__ norm) {
+__global__ void __launch_bounds__(kBlock)
+    finish_kernel(const double* __restrict__ partials, int64_t count, float* __restrict__ norm) {
   __shared__ double shared[kBlock / kWarp];
   double sum = 0.0;
   for (int64_t i = threadIdx.x; i < count; i += kBlock) sum += partials[i];
@@ -109,8 +111,8 @@ void global_norm(const GlobalNormArgs& args, Stream stream) {
 
 void clip_by_norm(const ClipByNormArgs& args, Stream stream) {
   for_batches<float*>(args.items, [&](const auto& batch) {
-    clip_kernel<<<static_cast<unsigned>(batch.blocks()), kBlock, 0, raw(stream)>>>(batch, static_cast<const float*>(args.norm),
-                                                                                   args.max_norm);
+    clip_kernel<<<static_cast<unsigned>(batch.blocks()), kBlock, 0, raw(stream)>>>(
+        batch, static_cast<const float*>(args.norm), args.max_norm);
     PM_CHECK_LAUNCH("clip_by_norm");
   });
 }

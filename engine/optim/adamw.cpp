@@ -15,11 +15,12 @@ AdamW::AdamW(Context& ctx, const std::vector<ParameterGroup>& groups, const Adam
   std::set<std::string> names;
   for (const ParameterGroup& group : groups) {
     PM_CHECK(group.lr_scale >= 0.0 && group.weight_decay >= 0.0, ConfigError,
-             "AdamW: lr_scale and weight_decay must not be negative, got {} and {}", group.lr_scale, group.weight_decay);
+             "AdamW: lr_scale and weight_decay must not be negative, got {} and {}", group.lr_scale,
+             group.weight_decay);
     for (const auto& [name, value] : group.parameters) {
       PM_CHECK(names.insert(name).second, ConfigError, "AdamW: two parameters are named {}", name);
-      PM_CHECK(value.dtype() == param_dtype(value.dtype()), DTypeError, "AdamW: parameter {} must be f32 or f64, it is {}",
-               name, to_string(value.dtype()));
+      PM_CHECK(value.dtype() == param_dtype(value.dtype()), DTypeError,
+               "AdamW: parameter {} must be f32 or f64, it is {}", name, to_string(value.dtype()));
       parameters_.push_back({name, value, Tensor(), Tensor::zeros(ctx, value.shape(), value.dtype()),
                              Tensor::zeros(ctx, value.shape(), value.dtype()), group.lr_scale, group.weight_decay});
     }
@@ -44,16 +45,18 @@ std::vector<Tensor> AdamW::grads() const {
 void AdamW::step(Context& ctx, double lr) {
   for (const OptimParameter& parameter : parameters_) {
     if (!parameter.grad.defined()) continue;
-    PM_CHECK(parameter.grad.shape() == parameter.value.shape(), ShapeError, "AdamW: the gradient of {} must have shape {}, it has {}",
-             parameter.name, parameter.value.shape().str(), parameter.grad.shape().str());
-    PM_CHECK(parameter.grad.dtype() == parameter.value.dtype(), DTypeError, "AdamW: the gradient of {} must be {}, it is {}",
-             parameter.name, to_string(parameter.value.dtype()), to_string(parameter.grad.dtype()));
+    PM_CHECK(parameter.grad.shape() == parameter.value.shape(), ShapeError,
+             "AdamW: the gradient of {} must have shape {}, it has {}", parameter.name, parameter.value.shape().str(),
+             parameter.grad.shape().str());
+    PM_CHECK(parameter.grad.dtype() == parameter.value.dtype(), DTypeError,
+             "AdamW: the gradient of {} must be {}, it is {}", parameter.name, to_string(parameter.value.dtype()),
+             to_string(parameter.grad.dtype()));
   }
   ++steps_;
   for (OptimParameter& parameter : parameters_) {
     if (!parameter.grad.defined()) continue;
-    const AdamWStep step{lr * parameter.lr_scale, options_.beta1,         options_.beta2,
-                         options_.eps,            parameter.weight_decay, steps_};
+    const AdamWStep step{lr * parameter.lr_scale, options_.beta1, options_.beta2, options_.eps,
+                         parameter.weight_decay,  steps_};
     ops::adamw_step(ctx, parameter.value, parameter.grad, parameter.exp_avg, parameter.exp_avg_sq, step);
     parameter.grad = Tensor();
   }

@@ -82,9 +82,7 @@ TEST_CASE("only what is wanted is recorded", "[cpu]") {
   {
     NoGrad no_grad(cpu());
     CHECK_FALSE(cpu().grad_enabled());
-    {
-      NoGrad nested(cpu());
-    }
+    { NoGrad nested(cpu()); }
     const Variable quiet = add(cpu(), wanted, wanted);
     CHECK_FALSE(quiet.requires_grad());
     CHECK(live() == 0);
@@ -214,14 +212,16 @@ TEST_CASE("recompute nests and leaves no node behind", "[cpu]") {
 TEST_CASE("recompute without gradients is a plain call", "[cpu]") {
   NoGrad no_grad(cpu());
   Variable x(numbers({3}), true);
-  const Variable y = recompute(cpu(), [](Context& c, const std::vector<Variable>& v) { return add(c, v[0], v[0]); }, {x});
+  const Variable y =
+      recompute(cpu(), [](Context& c, const std::vector<Variable>& v) { return add(c, v[0], v[0]); }, {x});
   CHECK_FALSE(y.requires_grad());
   CHECK(y.value().to_host<double>() == std::vector<double>{6});
 }
 
 TEST_CASE("recompute passes no gradient to an input that wants none", "[cpu]") {
   Variable x(numbers({3})), y(numbers({4}), true);
-  backward(cpu(), recompute(cpu(), [](Context& c, const std::vector<Variable>& v) { return add(c, v[0], v[1]); }, {x, y}));
+  backward(cpu(),
+           recompute(cpu(), [](Context& c, const std::vector<Variable>& v) { return add(c, v[0], v[1]); }, {x, y}));
   CHECK(grad_of(y) == std::vector<double>{1});
   CHECK(live() == 0);
 }

@@ -1,8 +1,7 @@
-#include "engine/core/philox.h"
-
 #include <array>
 #include <cmath>
 
+#include "engine/core/philox.h"
 #include "engine/core/rng.h"
 #include "tests/support/test.h"
 

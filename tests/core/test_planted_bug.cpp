@@ -91,14 +91,17 @@ TEST_CASE("comparison sees NaN, infinity and wrong values", "[cpu]") {
   CHECK(relative_error(good, Tensor::zeros(cpu(), {2}, DType::f64)) == std::sqrt(5.0));
 }
 
-TEST_CASE("a wrong shape fails check_close", "[cpu][!shouldfail]") { check_close(normal(1, {2, 3}), normal(1, {3, 2}), 1e30); }
+TEST_CASE("a wrong shape fails check_close", "[cpu][!shouldfail]") {
+  check_close(normal(1, {2, 3}), normal(1, {3, 2}), 1e30);
+}
 
 TEST_CASE("one bit fails check_same_bits", "[cpu][!shouldfail]") {
   check_same_bits(Tensor::from_host<double>(cpu(), {1}, {0.0}), Tensor::from_host<double>(cpu(), {1}, {-0.0}));
 }
 
 TEST_CASE("a gradient wrong by a hundredth of a percent fails check_gradient", "[cpu][!shouldfail]") {
-  check_gradient([](Context& c, const std::vector<Variable>& v) { return wrong_gradient(c, v[0]); }, std::vector<Shape>{{2, 3}});
+  check_gradient([](Context& c, const std::vector<Variable>& v) { return wrong_gradient(c, v[0]); },
+                 std::vector<Shape>{{2, 3}});
 }
 
 }  // namespace pm::test

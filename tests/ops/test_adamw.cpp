@@ -1,7 +1,6 @@
-#include "engine/ops/optim/adamw.h"
-
 #include <cmath>
 
+#include "engine/ops/optim/adamw.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
@@ -13,7 +12,8 @@ struct Optimised {
 
 // Three steps from zero state on `ctx`, with another gradient each.
 Optimised three_steps(Context& ctx, DType dtype, int64_t n) {
-  Optimised state{on(ctx, normal(1, {n}, 1.0, DType::f32), dtype), Tensor::zeros(ctx, {n}, dtype), Tensor::zeros(ctx, {n}, dtype)};
+  Optimised state{on(ctx, normal(1, {n}, 1.0, DType::f32), dtype), Tensor::zeros(ctx, {n}, dtype),
+                  Tensor::zeros(ctx, {n}, dtype)};
   for (int64_t step = 1; step <= 3; ++step) {
     const Tensor grad = on(ctx, normal(10 + static_cast<uint64_t>(step), {n}, 0.1, DType::f32), dtype);
     ops::adamw_step(ctx, state.param, grad, state.exp_avg, state.exp_avg_sq, {0.01, 0.9, 0.999, 1e-8, 0.05, step});
@@ -45,7 +45,8 @@ TEST_CASE("adamw follows the paper", "[cpu]") {
   Tensor exp_avg = Tensor::zeros(cpu(), {1}, DType::f64), exp_avg_sq = Tensor::zeros(cpu(), {1}, DType::f64);
   for (int64_t step = 1; step <= 20; ++step) {
     const double g = std::sin(static_cast<double>(step)), lr = 0.02, wd = 0.1, b1 = 0.8, b2 = 0.95, eps = 1e-3;
-    ops::adamw_step(cpu(), param, Tensor::from_host<double>(cpu(), {1}, {g}), exp_avg, exp_avg_sq, {lr, b1, b2, eps, wd, step});
+    ops::adamw_step(cpu(), param, Tensor::from_host<double>(cpu(), {1}, {g}), exp_avg, exp_avg_sq,
+                    {lr, b1, b2, eps, wd, step});
     p *= 1.0 - lr * wd;
     m = b1 * m + (1.0 - b1) * g;
     v = b2 * v + (1.0 - b2) * g * g;
@@ -58,7 +59,8 @@ TEST_CASE("adamw follows the paper", "[cpu]") {
 TEST_CASE("adamw first step moves by the learning rate against the sign", "[cpu]") {
   Tensor param = Tensor::zeros(cpu(), {3}, DType::f64);
   Tensor exp_avg = Tensor::zeros(cpu(), {3}, DType::f64), exp_avg_sq = Tensor::zeros(cpu(), {3}, DType::f64);
-  ops::adamw_step(cpu(), param, Tensor::from_host<double>(cpu(), {3}, {4.0, -0.5, 0.0}), exp_avg, exp_avg_sq, {0.1, 0.9, 0.999, 1e-8, 0.0, 1});
+  ops::adamw_step(cpu(), param, Tensor::from_host<double>(cpu(), {3}, {4.0, -0.5, 0.0}), exp_avg, exp_avg_sq,
+                  {0.1, 0.9, 0.999, 1e-8, 0.0, 1});
   check_close(param, Tensor::from_host<double>(cpu(), {3}, {-0.1, 0.1, 0.0}), 1e-7);
 }
 

@@ -1,8 +1,7 @@
-#include "engine/ops/optim/global_norm.h"
-
 #include <cmath>
 #include <limits>
 
+#include "engine/ops/optim/global_norm.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
@@ -14,7 +13,8 @@ std::vector<Tensor> many(Context& ctx, DType dtype, int64_t largest) {
   for (const int64_t n : {largest, int64_t{0}, int64_t{1}, int64_t{4095}, int64_t{4096}, int64_t{4097}, int64_t{257}}) {
     tensors.push_back(on(ctx, normal(static_cast<uint64_t>(n), {n}, 1.0, DType::f32), dtype));
   }
-  for (uint64_t i = 0; i < 130; ++i) tensors.push_back(on(ctx, normal(i, {3, static_cast<int64_t>(i % 7)}, 1.0, DType::f32), dtype));
+  for (uint64_t i = 0; i < 130; ++i)
+    tensors.push_back(on(ctx, normal(i, {3, static_cast<int64_t>(i % 7)}, 1.0, DType::f32), dtype));
   return tensors;
 }
 
@@ -53,12 +53,13 @@ TEST_CASE("clip_by_norm spreads a norm that is not finite", "[cuda]") {
 }
 
 TEST_CASE("global_norm in cpu float equals cpu double", "[cpu]") {
-  check_close(ops::global_norm(cpu(), many(cpu(), DType::f32, 100'003)), ops::global_norm(cpu(), many(cpu(), DType::f64, 100'003)),
-              tolerance(DType::f32));
+  check_close(ops::global_norm(cpu(), many(cpu(), DType::f32, 100'003)),
+              ops::global_norm(cpu(), many(cpu(), DType::f64, 100'003)), tolerance(DType::f32));
 }
 
 TEST_CASE("global_norm is the length of one long vector", "[cpu]") {
-  const std::vector<Tensor> parts{Tensor::from_host<double>(cpu(), {2}, {3.0, 0.0}), Tensor::from_host<double>(cpu(), {1}, {-4.0})};
+  const std::vector<Tensor> parts{Tensor::from_host<double>(cpu(), {2}, {3.0, 0.0}),
+                                  Tensor::from_host<double>(cpu(), {1}, {-4.0})};
   CHECK(value(ops::global_norm(cpu(), parts)) == 5.0);
   CHECK(value(ops::global_norm(cpu(), {Tensor::zeros(cpu(), {0}, DType::f64)})) == 0.0);
 }

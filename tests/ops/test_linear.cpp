@@ -1,7 +1,6 @@
-#include "autograd/ops/linear.h"
-
 #include <numeric>
 
+#include "autograd/ops/linear.h"
 #include "engine/ops/gemm/linear.h"
 #include "tests/support/test.h"
 
@@ -16,11 +15,15 @@ struct Case {
 
 // Ragged rows around every tile, span and row strand; features on both sides of the step from plain kernels to BLAS.
 const std::vector<Case>& cases() {
-  static const std::vector<Case> all{
-      {0, 3, {6, 6}},     {1, 1, {1}},          {127, 3, {6, 6}},    {128, 6, {1, 16, 16}},  {129, 12, {24, 24}},
-      {63, 48, {48}},     {64, 24, {1, 33}},    {65, 33, {5}},       {50'177, 3, {6, 6}},    {200'003, 6, {1, 16, 16}},
-      {0, 49, {7}},       {1, 49, {7}},         {255, 5, {49}},      {256, 48, {3, 16, 16, 16}}, {257, 96, {192, 192}},
-      {1'003, 48, {96, 96}}, {20'011, 24, {48, 48}}, {50, 768, {48, 16, 16}}};
+  static const std::vector<Case> all{{0, 3, {6, 6}},         {1, 1, {1}},
+                                     {127, 3, {6, 6}},       {128, 6, {1, 16, 16}},
+                                     {129, 12, {24, 24}},    {63, 48, {48}},
+                                     {64, 24, {1, 33}},      {65, 33, {5}},
+                                     {50'177, 3, {6, 6}},    {200'003, 6, {1, 16, 16}},
+                                     {0, 49, {7}},           {1, 49, {7}},
+                                     {255, 5, {49}},         {256, 48, {3, 16, 16, 16}},
+                                     {257, 96, {192, 192}},  {1'003, 48, {96, 96}},
+                                     {20'011, 24, {48, 48}}, {50, 768, {48, 16, 16}}};
   return all;
 }
 
@@ -44,7 +47,8 @@ Tensor plain_linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t o = 0; o < out; ++o) {
       double sum = bs[static_cast<size_t>(o)];
-      for (int64_t i = 0; i < in; ++i) sum += xs[static_cast<size_t>(row * in + i)] * ws[static_cast<size_t>(o * in + i)];
+      for (int64_t i = 0; i < in; ++i)
+        sum += xs[static_cast<size_t>(row * in + i)] * ws[static_cast<size_t>(o * in + i)];
       result.push_back(sum);
     }
   }
@@ -67,7 +71,8 @@ void compare_split(Context& ctx, DType dtype, const Case& c) {
     CHECK(actual[g].dtype() == dtype);
     check_close(actual[g], expected[g], tolerance(dtype), "group");
   }
-  check_close(ops::linear_grad_input(ctx, device_douts, dw), ops::linear_grad_input(cpu(), douts, weight), tolerance(dtype), "dx");
+  check_close(ops::linear_grad_input(ctx, device_douts, dw), ops::linear_grad_input(cpu(), douts, weight),
+              tolerance(dtype), "dx");
   const Tensor dweight = ops::linear_grad_weight(ctx, device_douts, dx);
   CHECK(dweight.dtype() == param);
   check_close(dweight, ops::linear_grad_weight(cpu(), douts, x), tolerance(param, c.rows), "dweight");
@@ -80,7 +85,8 @@ void compare_bias(Context& ctx, DType dtype, int64_t rows, int64_t in, int64_t o
   const Tensor bias = normal(3, {out}, 1.0, param), dout = normal(4, {rows, out}, 1.0, dtype);
   check_close(ops::linear(ctx, on(ctx, x, dtype), on(ctx, weight, param), on(ctx, bias, param)),
               ops::linear(cpu(), x, weight, bias), tolerance(dtype), "out");
-  check_close(ops::linear_grad_bias(ctx, on(ctx, dout, dtype)), ops::linear_grad_bias(cpu(), dout), tolerance(param, rows), "dbias");
+  check_close(ops::linear_grad_bias(ctx, on(ctx, dout, dtype)), ops::linear_grad_bias(cpu(), dout),
+              tolerance(param, rows), "dbias");
 }
 
 }  // namespace
@@ -107,7 +113,8 @@ TEST_CASE("linear on cuda gives the same bits twice", "[cuda]") {
   const auto dtype = GENERATE(DType::f32, DType::bf16);
   for (const Case& c : cases()) {
     CAPTURE(to_string(dtype), c.rows, c.in, c.sizes);
-    const Tensor x = on(cuda(), normal(1, {c.rows, c.in}), dtype), weight = on(cuda(), normal(2, {c.out(), c.in}), DType::f32);
+    const Tensor x = on(cuda(), normal(1, {c.rows, c.in}), dtype),
+                 weight = on(cuda(), normal(2, {c.out(), c.in}), DType::f32);
     const std::vector<Tensor> douts = all_on(cuda(), random_douts(c, dtype), dtype);
     check_same_bits(ops::linear_split(cuda(), x, weight, c.sizes)[0], ops::linear_split(cuda(), x, weight, c.sizes)[0]);
     check_same_bits(ops::linear_grad_input(cuda(), douts, weight), ops::linear_grad_input(cuda(), douts, weight));
@@ -144,10 +151,16 @@ TEST_CASE("linear gradient", "[cpu][grad]") {
 
 TEST_CASE("linear_split gradient", "[cpu][grad]") {
   for (const size_t group : {0, 1, 2}) {
-    check_gradient([group](Context& c, const std::vector<Variable>& v) { return linear_split(c, v[0], v[1], {1, 4, 2})[group]; },
-                   std::vector<Shape>{{2, 3, 5}, {7, 5}});
-    check_gradient([group](Context& c, const std::vector<Variable>& v) { return linear_split(c, v[0], v[1], {3, 40, 20})[group]; },
-                   std::vector<Shape>{{2, 6}, {63, 6}});
+    check_gradient(
+        [group](Context& c, const std::vector<Variable>& v) {
+          return linear_split(c, v[0], v[1], {1, 4, 2})[group];
+        },
+        std::vector<Shape>{{2, 3, 5}, {7, 5}});
+    check_gradient(
+        [group](Context& c, const std::vector<Variable>& v) {
+          return linear_split(c, v[0], v[1], {3, 40, 20})[group];
+        },
+        std::vector<Shape>{{2, 6}, {63, 6}});
   }
 }
 
@@ -198,7 +211,8 @@ TEST_CASE("linear names what does not match", "[cpu]") {
   CHECK_THROWS_AS(ops::linear_split(cpu(), x, weight, {5, 0}), ShapeError);
   CHECK_THROWS_AS(ops::linear_split(cpu(), x, weight, {1, 1, 1, 1, 1}), ShapeError);
   CHECK_THROWS_AS(ops::linear_grad_weight(cpu(), {normal(1, {4, 5})}, normal(1, {5, 3})), ShapeError);
-  CHECK_THROWS_AS(ops::linear_grad_input(cpu(), {normal(1, {4, 5}), normal(1, {3, 5})}, normal(1, {10, 3})), ShapeError);
+  CHECK_THROWS_AS(ops::linear_grad_input(cpu(), {normal(1, {4, 5}), normal(1, {3, 5})}, normal(1, {10, 3})),
+                  ShapeError);
 }
 
 }  // namespace pm::test

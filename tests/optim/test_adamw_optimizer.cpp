@@ -41,8 +41,10 @@ TEST_CASE("optimizer gives every group its rate and decay", "[cpu]") {
   const AdamW optimizer = trained(cpu(), DType::f64, 2);
   Tensor bias = normal(2, {5}, 1.0, DType::f32);
   Tensor exp_avg = Tensor::zeros(cpu(), {5}, DType::f64), exp_avg_sq = Tensor::zeros(cpu(), {5}, DType::f64);
-  ops::adamw_step(cpu(), bias, normal(101, {5}, 0.1, DType::f32), exp_avg, exp_avg_sq, {0.005, 0.9, 0.999, 1e-8, 0.0, 1});
-  ops::adamw_step(cpu(), bias, normal(111, {5}, 0.1, DType::f32), exp_avg, exp_avg_sq, {0.005, 0.9, 0.999, 1e-8, 0.0, 2});
+  ops::adamw_step(cpu(), bias, normal(101, {5}, 0.1, DType::f32), exp_avg, exp_avg_sq,
+                  {0.005, 0.9, 0.999, 1e-8, 0.0, 1});
+  ops::adamw_step(cpu(), bias, normal(111, {5}, 0.1, DType::f32), exp_avg, exp_avg_sq,
+                  {0.005, 0.9, 0.999, 1e-8, 0.0, 2});
   CHECK(optimizer.steps() == 2);
   check_close(optimizer.parameters()[1].value, bias, tolerance(DType::f64), "value");
   check_close(optimizer.parameters()[1].exp_avg, exp_avg, tolerance(DType::f64), "exp_avg");

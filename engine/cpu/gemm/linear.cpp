@@ -17,13 +17,13 @@ constexpr int64_t kChunkRows = int64_t{1} << 22;  // rows of one BLAS call: its 
 // c = op(a) * op(b) + beta * c, row-major
 void gemm(CBLAS_TRANSPOSE op_a, CBLAS_TRANSPOSE op_b, int64_t m, int64_t n, int64_t k, const float* a, int64_t lda,
           const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
-  cblas_sgemm(CblasRowMajor, op_a, op_b, static_cast<blasint>(m), static_cast<blasint>(n), static_cast<blasint>(k), 1.0f, a,
-              static_cast<blasint>(lda), b, static_cast<blasint>(ldb), beta, c, static_cast<blasint>(ldc));
+  cblas_sgemm(CblasRowMajor, op_a, op_b, static_cast<blasint>(m), static_cast<blasint>(n), static_cast<blasint>(k),
+              1.0f, a, static_cast<blasint>(lda), b, static_cast<blasint>(ldb), beta, c, static_cast<blasint>(ldc));
 }
 void gemm(CBLAS_TRANSPOSE op_a, CBLAS_TRANSPOSE op_b, int64_t m, int64_t n, int64_t k, const double* a, int64_t lda,
           const double* b, int64_t ldb, double beta, double* c, int64_t ldc) {
-  cblas_dgemm(CblasRowMajor, op_a, op_b, static_cast<blasint>(m), static_cast<blasint>(n), static_cast<blasint>(k), 1.0, a,
-              static_cast<blasint>(lda), b, static_cast<blasint>(ldb), beta, c, static_cast<blasint>(ldc));
+  cblas_dgemm(CblasRowMajor, op_a, op_b, static_cast<blasint>(m), static_cast<blasint>(n), static_cast<blasint>(k), 1.0,
+              a, static_cast<blasint>(lda), b, static_cast<blasint>(ldb), beta, c, static_cast<blasint>(ldc));
 }
 
 template <typename Fn>
@@ -52,8 +52,8 @@ void linear(const LinearArgs& args) {
       const int64_t columns = group.features;
       T* out = static_cast<T*>(group.data);
       for_row_chunks(args.rows, [&](int64_t begin, int64_t rows) {
-        gemm(CblasNoTrans, CblasTrans, rows, columns, in, static_cast<const T*>(args.x) + begin * in, in, weight, in, T(0),
-             out + begin * columns, columns);
+        gemm(CblasNoTrans, CblasTrans, rows, columns, in, static_cast<const T*>(args.x) + begin * in, in, weight, in,
+             T(0), out + begin * columns, columns);
       });
       if (bias != nullptr) {
         add_bias(out, bias, args.rows, columns);
@@ -109,7 +109,8 @@ void linear_grad_bias(const LinearGradBiasArgs& args) {
         sum[static_cast<size_t>(column)] += static_cast<double>(dout[row * args.out_features + column]);
       }
     }
-    std::transform(sum.begin(), sum.end(), static_cast<T*>(args.dbias), [](double value) { return static_cast<T>(value); });
+    std::transform(sum.begin(), sum.end(), static_cast<T*>(args.dbias),
+                   [](double value) { return static_cast<T>(value); });
   });
 }
 

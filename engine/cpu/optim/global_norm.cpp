@@ -17,7 +17,8 @@ double sum_of_squares(const T* values, int64_t n) {
 #pragma omp parallel for
   for (int64_t span = 0; span < spans; ++span) {
     double sum = 0.0;
-    for (int64_t i = span * kSpan; i < std::min(n, (span + 1) * kSpan); ++i) sum += static_cast<double>(values[i]) * values[i];
+    for (int64_t i = span * kSpan; i < std::min(n, (span + 1) * kSpan); ++i)
+      sum += static_cast<double>(values[i]) * values[i];
     partials[static_cast<size_t>(span)] = sum;
   }
   double total = 0.0;

@@ -19,8 +19,8 @@ Shape with_features(const Shape& shape, int64_t features) {
 void check_activations(Context& ctx, const char* op, const Named& x) {
   check_activation(ctx, op, x);
   const Shape& shape = x.tensor.shape();
-  PM_CHECK(shape.rank() >= 1 && shape[-1] >= 1, ShapeError, "{}: {} must have shape (..., features), it has {}", op, x.name,
-           shape.str());
+  PM_CHECK(shape.rank() >= 1 && shape[-1] >= 1, ShapeError, "{}: {} must have shape (..., features), it has {}", op,
+           x.name, shape.str());
 }
 
 void check_weight(Context& ctx, const char* op, const Tensor& weight, DType activation) {
@@ -65,7 +65,8 @@ std::vector<Tensor> run(Context& ctx, const Tensor& x, const Tensor& weight, con
                         weight.size(1),
                         weight.size(0),
                         x.dtype()};
-  dispatch_device(ctx, "linear", [&] { cpu::linear(args); }, [&](auto stream) { cuda::linear(args, stream); });
+  dispatch_device(
+      ctx, "linear", [&] { cpu::linear(args); }, [&](auto stream) { cuda::linear(args, stream); });
   return outs;
 }
 
@@ -74,7 +75,8 @@ std::vector<Tensor> run(Context& ctx, const Tensor& x, const Tensor& weight, con
 Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias) {
   check_activations(ctx, "linear", {"x", x});
   check_weight(ctx, "linear", weight, x.dtype());
-  PM_CHECK(weight.size(0) >= 1, ShapeError, "linear: weight must have at least one row, it has shape {}", weight.shape().str());
+  PM_CHECK(weight.size(0) >= 1, ShapeError, "linear: weight must have at least one row, it has shape {}",
+           weight.shape().str());
   check_shape("linear", {"weight", weight}, {weight.size(0), x.size(-1)});
   if (bias.defined()) {
     check_device(ctx, "linear", {{"bias", bias}});
@@ -84,11 +86,12 @@ Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor&
   return run(ctx, x, weight, bias, {weight.size(0)})[0];
 }
 
-std::vector<Tensor> linear_split(Context& ctx, const Tensor& x, const Tensor& weight, const std::vector<int64_t>& sizes) {
+std::vector<Tensor> linear_split(Context& ctx, const Tensor& x, const Tensor& weight,
+                                 const std::vector<int64_t>& sizes) {
   check_activations(ctx, "linear_split", {"x", x});
   check_weight(ctx, "linear_split", weight, x.dtype());
-  PM_CHECK(!sizes.empty() && sizes.size() <= kMaxLinearGroups, ShapeError, "linear_split: expected 1 to {} sizes, got {}",
-           kMaxLinearGroups, sizes.size());
+  PM_CHECK(!sizes.empty() && sizes.size() <= kMaxLinearGroups, ShapeError,
+           "linear_split: expected 1 to {} sizes, got {}", kMaxLinearGroups, sizes.size());
   for (const int64_t size : sizes) {
     PM_CHECK(size >= 1, ShapeError, "linear_split: every group needs at least one row of weight, got {}", size);
   }
@@ -105,9 +108,10 @@ Tensor linear_grad_input(Context& ctx, const std::vector<Tensor>& douts, const T
            weight.shape().str());
   check_shape(op, {"weight", weight}, {out_features, weight.size(1)});
   Tensor dx = Tensor::empty(ctx, with_features(douts[0].shape(), weight.size(1)), douts[0].dtype());
-  const LinearGradInputArgs args{dout_groups(douts), weight.raw(), dx.raw(),       leading_rows(dx.shape()),
+  const LinearGradInputArgs args{dout_groups(douts), weight.raw(), dx.raw(),  leading_rows(dx.shape()),
                                  weight.size(1),     out_features, dx.dtype()};
-  dispatch_device(ctx, op, [&] { cpu::linear_grad_input(args); }, [&](auto stream) { cuda::linear_grad_input(args, stream); });
+  dispatch_device(
+      ctx, op, [&] { cpu::linear_grad_input(args); }, [&](auto stream) { cuda::linear_grad_input(args, stream); });
   return dx;
 }
 
@@ -120,7 +124,8 @@ Tensor linear_grad_weight(Context& ctx, const std::vector<Tensor>& douts, const 
   Tensor dweight = Tensor::empty(ctx, {out_features, x.size(-1)}, param_dtype(x.dtype()));
   const LinearGradWeightArgs args{dout_groups(douts), x.raw(),      dweight.raw(), leading_rows(x.shape()),
                                   x.size(-1),         out_features, x.dtype()};
-  dispatch_device(ctx, op, [&] { cpu::linear_grad_weight(args); }, [&](auto stream) { cuda::linear_grad_weight(args, stream); });
+  dispatch_device(
+      ctx, op, [&] { cpu::linear_grad_weight(args); }, [&](auto stream) { cuda::linear_grad_weight(args, stream); });
   return dweight;
 }
 
@@ -129,7 +134,8 @@ Tensor linear_grad_bias(Context& ctx, const Tensor& dout) {
   check_activations(ctx, op, {"dout", dout});
   Tensor dbias = Tensor::empty(ctx, {dout.size(-1)}, param_dtype(dout.dtype()));
   const LinearGradBiasArgs args{dout.raw(), dbias.raw(), leading_rows(dout.shape()), dout.size(-1), dout.dtype()};
-  dispatch_device(ctx, op, [&] { cpu::linear_grad_bias(args); }, [&](auto stream) { cuda::linear_grad_bias(args, stream); });
+  dispatch_device(
+      ctx, op, [&] { cpu::linear_grad_bias(args); }, [&](auto stream) { cuda::linear_grad_bias(args, stream); });
   return dbias;
 }
 

@@ -74,7 +74,8 @@ namespace ops {
 // x (..., in_features), weight (out_features, in_features), bias (out_features) or undefined -> (..., out_features)
 Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias = {});
 // sizes: rows of weight per group, 1 to kMaxLinearGroups entries that add up to out_features -> (..., sizes[g]) each
-std::vector<Tensor> linear_split(Context& ctx, const Tensor& x, const Tensor& weight, const std::vector<int64_t>& sizes);
+std::vector<Tensor> linear_split(Context& ctx, const Tensor& x, const Tensor& weight,
+                                 const std::vector<int64_t>& sizes);
 // douts: one (..., sizes[g]) per group (one for linear), weight (out_features, in_features) -> dx (..., in_features)
 Tensor linear_grad_input(Context& ctx, const std::vector<Tensor>& douts, const Tensor& weight);
 // douts as above, x (..., in_features) -> dweight (out_features, in_features), param dtype

@@ -6,7 +6,8 @@
 
 namespace pm::ops {
 
-void adamw_step(Context& ctx, Tensor& param, const Tensor& grad, Tensor& exp_avg, Tensor& exp_avg_sq, const AdamWStep& step) {
+void adamw_step(Context& ctx, Tensor& param, const Tensor& grad, Tensor& exp_avg, Tensor& exp_avg_sq,
+                const AdamWStep& step) {
   check_activation(ctx, "adamw", {"param", param});
   check_dtype("adamw", param_dtype(param.dtype()), {{"param", param}});
   check_device(ctx, "adamw", {{"grad", grad}, {"exp_avg", exp_avg}, {"exp_avg_sq", exp_avg_sq}});
@@ -28,7 +29,8 @@ void adamw_step(Context& ctx, Tensor& param, const Tensor& grad, Tensor& exp_avg
                        1.0 / std::sqrt(1.0 - std::pow(step.beta2, count)),
                        param.numel(),
                        param.dtype()};
-  dispatch_device(ctx, "adamw", [&] { cpu::adamw(args); }, [&](auto stream) { cuda::adamw(args, stream); });
+  dispatch_device(
+      ctx, "adamw", [&] { cpu::adamw(args); }, [&](auto stream) { cuda::adamw(args, stream); });
 }
 
 }  // namespace pm::ops

@@ -23,10 +23,10 @@ struct AdamWArgs {
   const void* grad;
   void* exp_avg;
   void* exp_avg_sq;
-  double decay;                 // 1 - lr * weight_decay
+  double decay;  // 1 - lr * weight_decay
   double beta1, beta2, eps;
-  double step_size;             // lr / (1 - beta1^step)
-  double inverse_sqrt_bias2;    // 1 / sqrt(1 - beta2^step)
+  double step_size;           // lr / (1 - beta1^step)
+  double inverse_sqrt_bias2;  // 1 / sqrt(1 - beta2^step)
   int64_t n;
   DType dtype;
 };
@@ -40,7 +40,8 @@ void adamw(const AdamWArgs&, Stream);
 
 namespace ops {
 // Throws ShapeError, DTypeError or DeviceError when the tensors do not match, Error when step < 1.
-void adamw_step(Context& ctx, Tensor& param, const Tensor& grad, Tensor& exp_avg, Tensor& exp_avg_sq, const AdamWStep& step);
+void adamw_step(Context& ctx, Tensor& param, const Tensor& grad, Tensor& exp_avg, Tensor& exp_avg_sq,
+                const AdamWStep& step);
 }  // namespace ops
 
 }  // namespace pm

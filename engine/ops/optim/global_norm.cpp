@@ -22,7 +22,8 @@ Tensor global_norm(Context& ctx, const std::vector<Tensor>& tensors) {
   for (const Tensor& tensor : tensors) {
     if (tensor.numel() > 0) args.items.push_back({tensor.raw(), tensor.numel()});
   }
-  dispatch_device(ctx, "global_norm", [&] { cpu::global_norm(args); }, [&](auto stream) { cuda::global_norm(args, stream); });
+  dispatch_device(
+      ctx, "global_norm", [&] { cpu::global_norm(args); }, [&](auto stream) { cuda::global_norm(args, stream); });
   return norm;
 }
 
@@ -36,7 +37,8 @@ void clip_by_norm(Context& ctx, std::vector<Tensor>& tensors, const Tensor& norm
   for (Tensor& tensor : tensors) {
     if (tensor.numel() > 0) args.items.push_back({tensor.raw(), tensor.numel()});
   }
-  dispatch_device(ctx, "clip_by_norm", [&] { cpu::clip_by_norm(args); }, [&](auto stream) { cuda::clip_by_norm(args, stream); });
+  dispatch_device(
+      ctx, "clip_by_norm", [&] { cpu::clip_by_norm(args); }, [&](auto stream) { cuda::clip_by_norm(args, stream); });
 }
 
 }  // namespace pm::ops
