@@ -26,7 +26,8 @@ TEST_CASE("csv takes what spreadsheet programs write", "[cpu]") {
 TEST_CASE("csv line ends may be LF, CRLF or CR and the last may miss", "[cpu]") {
   const std::string end = GENERATE("\n", "\r\n", "\r");
   const bool last = GENERATE(true, false);
-  const io::CsvTable table = io::parse_csv(std::string("a,b") + end + "1,2" + end + end + "3," + (last ? end : ""), "t.csv");
+  const io::CsvTable table =
+      io::parse_csv(std::string("a,b") + end + "1,2" + end + end + "3," + (last ? end : ""), "t.csv");
   CHECK(table.rows == std::vector<std::vector<std::string>>{{"1", "2"}, {"3", ""}});
   CHECK(table.lines == std::vector<int64_t>{2, 4});
 }
@@ -59,7 +60,8 @@ TEST_CASE("csv fields written are read back", "[cpu]") {
   const TempDir dir;
   const std::vector<std::string> fields = {"plain", "", "a,b", "say \"x\"", "two\nlines", "\r\n", " edge ", "\""};
   std::string text = "a,b,c,d,e,f,g,h\n";
-  for (const std::string& field : fields) text.append(&field == &fields.front() ? "" : ",").append(io::csv_field(field));
+  for (const std::string& field : fields)
+    text.append(&field == &fields.front() ? "" : ",").append(io::csv_field(field));
   io::write_file_atomically(dir.path() + "/t.csv", text + "\n");
   const io::CsvTable table = io::read_csv(dir.path() + "/t.csv");
   REQUIRE(table.row_count() == 1);
