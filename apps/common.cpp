@@ -1,0 +1,110 @@
+#include "apps/common.h"
+
+#include <unistd.h>
+
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+
+#include "engine/core/check.h"
+#include "engine/ops/backends.h"
+#include "io/checkpoint/model_folder.h"
+
+namespace pm::app {
+namespace {
+
+Device parse_device(const std::string& text) {
+  if (text == "cpu") return Device::cpu();
+  if (text == "cuda") return Device::cuda(0);
+  int index = -1;
+  if (text.starts_with("cuda:")) {
+    const char* last = text.data() + text.size();
+    const auto [end, failure] = std::from_chars(text.data() + 5, last, index);
+    if (failure != std::errc() || end != last) index = -1;
+  }
+  PM_CHECK(index >= 0, UsageError, "--device {}: choose cpu, cuda or cuda:i with the number of the GPU", text);
+  return Device::cuda(index);
+}
+
+Device choose_device(const std::string& text) {
+  if (text != "auto") return parse_device(text);
+  const Device device = cuda_device_count() > 0 ? Device::cuda(0) : Device::cpu();
+  const char* why = !device.is_cpu() ? "" : built_with_cuda() ? " (no GPU found)" : " (this build has no CUDA)";
+  fmt::print(stderr, "device: {}, {}{}\n", device.str(), make_backend(device)->description(), why);
+  return device;
+}
+
+}  // namespace
+
+void add_run_options(CLI::App& command, RunOptions& options) {
+  command.add_option("--device", options.device, "cpu, cuda or cuda:i; auto takes the GPU if there is one")
+      ->capture_default_str()
+      ->type_name("DEVICE");
+  command.add_option("--precision", options.precision, "fp32, bf16 (GPU: storage; sums stay fp32) or fp64 (CPU)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"fp32", "bf16", "fp64"}))
+      ->type_name("TYPE");
+  command.add_option("--seed", options.seed, "seed of everything random")->capture_default_str()->type_name("N");
+  command.add_flag("--json", options.json, "results on stdout as JSON, one object per line");
+}
+
+std::unique_ptr<Context> make_context(const RunOptions& options) {
+  const Device device = choose_device(options.device);
+  PM_CHECK(device.is_cpu() || cuda_device_count() > device.index, UsageError, "--device {}: {}", options.device,
+           built_with_cuda() ? fmt::format("{} GPU(s) found; use --device cpu", cuda_device_count())
+                             : std::string("this build has no CUDA; use --device cpu"));
+  return std::make_unique<Context>(make_backend(device), options.seed);
+}
+
+DType activation_type(const RunOptions& options, Device device) {
+  if (options.precision == "fp32") return DType::f32;
+  const bool wants_cpu = options.precision == "fp64";
+  PM_CHECK(wants_cpu == device.is_cpu(), UsageError, "--precision {} runs on the {} only; here: --precision fp32{}",
+           options.precision, wants_cpu ? "CPU" : "GPU", device.is_cpu() ? " or fp64" : " or bf16");
+  return wants_cpu ? DType::f64 : DType::bf16;
+}
+
+PixelMamba load_model(Context& ctx, const std::string& model, const RunOptions& options) {
+  const DType activation = activation_type(options, ctx.device());
+  if (!is_published_name(model)) return io::read_model(ctx, model, activation);
+  fmt::print(stderr, "model: {} with random weights from seed {}; its predictions mean nothing until it is trained\n", model,
+             options.seed);
+  return PixelMamba(ctx, published_config(model, 1000), activation, options.seed);
+}
+
+double now_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::string duration(double seconds) {
+  const auto whole = static_cast<int64_t>(seconds + 0.5);
+  if (whole < 60) return fmt::format("{}s", whole);
+  if (whole < 3600) return fmt::format("{}m {:02}s", whole / 60, whole % 60);
+  return fmt::format("{}h {:02}m", whole / 3600, whole % 3600 / 60);
+}
+
+std::string byte_size(double bytes) {
+  if (bytes < 1e6) return fmt::format("{:.1f} kB", bytes / 1e3);
+  return bytes < 1e9 ? fmt::format("{:.1f} MB", bytes / 1e6) : fmt::format("{:.2f} GB", bytes / 1e9);
+}
+
+Progress::Progress(std::string label, int64_t total)
+    : label_(std::move(label)), total_(total), start_(now_seconds()), terminal_(isatty(STDERR_FILENO) != 0) {}
+
+Progress::~Progress() {
+  if (terminal_) std::fputc('\n', stderr);
+}
+
+void Progress::update(int64_t done, const std::string& detail) {
+  const double now = now_seconds();
+  if (!terminal_ && done < total_ && now - last_printed_ < 10.0) return;
+  last_printed_ = now;
+  const double elapsed = now - start_;
+  const double rate = elapsed > 0.0 ? static_cast<double>(done) / elapsed : 0.0;
+  const std::string left = rate > 0.0 ? duration(static_cast<double>(total_ - done) / rate) : "?";
+  fmt::print(stderr, "{}{} {}/{}  {}  {:.2f}/s  {} left{}", terminal_ ? "\r" : "", label_, done, total_, detail, rate, left,
+             terminal_ ? "\x1b[K" : "\n");
+  std::fflush(stderr);
+}
+
+}  // namespace pm::app

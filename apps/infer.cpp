@@ -1,0 +1,177 @@
+// infer: slides or images in, prediction and embedding out.
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "apps/common.h"
+#include "apps/predict.h"
+#include "engine/core/check.h"
+#include "io/data/atomic_file.h"
+#include "io/data/csv.h"
+#include "io/data/npy.h"
+
+namespace pm::app {
+namespace {
+
+struct InferOptions {
+  RunOptions run;
+  ReadOptions read;
+  std::string input, model = "6m", out;
+  bool embedding = false;
+};
+
+struct SlideResult {
+  io::SlideRow row;
+  io::SlideImage slide;  // its pixels are dropped once the prediction is there
+  Prediction prediction;
+  double read_seconds = 0.0, compute_seconds = 0.0;
+};
+
+SlideResult infer_one(Context& ctx, const PixelMamba& model, const io::SlideRow& row, const ReadOptions& options) {
+  SlideResult result;
+  result.row = row;
+  const double start = now_seconds();
+  result.slide = read_slide_row(row, options);
+  const double read = now_seconds();
+  result.prediction = predict(ctx, model, image_tensor(ctx, result.slide.image));
+  result.read_seconds = read - start;
+  result.compute_seconds = now_seconds() - read;
+  result.slide.image.rgb = {};
+  return result;
+}
+
+void print_json(const SlideResult& result, Head head, bool embedding) {
+  nlohmann::ordered_json line = {{"slide_id", result.row.slide_id}};
+  const Prediction& p = result.prediction;
+  if (head != Head::none) line["logits"] = p.logits;
+  if (head == Head::classification) line["probabilities"] = p.probabilities;
+  if (head == Head::survival) {
+    line["risk"] = p.risk;
+    line["hazards"] = p.probabilities;
+  }
+  if (embedding) line["embedding"] = p.embedding;
+  line["regions"] = p.regions;
+  line["regions_left"] = p.regions_left;
+  line["mpp"] = result.slide.mpp > 0.0 ? nlohmann::ordered_json(result.slide.mpp) : nlohmann::ordered_json();
+  line["mpp_source"] = result.slide.mpp_source;
+  line["bad_tiles"] = result.slide.bad_tiles;
+  line["seconds"] = {{"read", result.read_seconds}, {"compute", result.compute_seconds}};
+  fmt::print("{}\n", line.dump());
+}
+
+void print_text(const SlideResult& result, Head head) {
+  const Prediction& p = result.prediction;
+  const io::SlideImage& slide = result.slide;
+  fmt::print("{}\n", result.row.slide_id);
+  fmt::print("  read        {} x {} pixels{}, {:.1f} s\n", slide.image.width, slide.image.height,
+             slide.mpp > 0.0 ? fmt::format(" at {:g} um per pixel ({})", slide.mpp, slide.mpp_source)
+                             : std::string(" as they are (no physical resolution)"),
+             result.read_seconds);
+  fmt::print("  regions     {}, {} left after fusion, {:.1f} s\n", p.regions, p.regions_left, result.compute_seconds);
+  if (head == Head::classification) {
+    const int64_t best = best_class(p);
+    fmt::print("  prediction  class {} of {}, probability {:.4f}\n", best, p.probabilities.size(),
+               p.probabilities[static_cast<size_t>(best)]);
+  }
+  if (head == Head::survival) fmt::print("  risk        {:.4f} (higher is worse)\n", p.risk);
+  fmt::print("  embedding   {} values, first {:.4f} {:.4f} {:.4f}\n", p.embedding.size(), p.embedding[0], p.embedding[1],
+             p.embedding[2]);
+}
+
+std::string predictions_csv(const std::vector<SlideResult>& results, const ModelConfig& config) {
+  std::string text = "slide_id,case_id,path,width,height,mpp,mpp_source,regions,regions_left,bad_tiles";
+  if (config.head == Head::classification) text += ",prediction";
+  if (config.head == Head::survival) text += ",risk";
+  const char* prefix = config.head == Head::survival ? "hazard" : "p";
+  for (int64_t i = 0; i < config.num_classes; ++i) text += fmt::format(",{}_{}", prefix, i);
+  text += "\n";
+  for (const SlideResult& result : results) {
+    const Prediction& p = result.prediction;
+    text += fmt::format("{},{},{},{},{},{},{},{},{},{}", io::csv_field(result.row.slide_id), io::csv_field(result.row.case_id),
+                        io::csv_field(result.row.path), result.slide.image.width, result.slide.image.height,
+                        result.slide.mpp > 0.0 ? fmt::format("{:g}", result.slide.mpp) : "", result.slide.mpp_source, p.regions,
+                        p.regions_left, result.slide.bad_tiles);
+    if (config.head == Head::classification) text += fmt::format(",{}", best_class(p));
+    if (config.head == Head::survival) text += fmt::format(",{:.9g}", p.risk);
+    for (const double probability : p.probabilities) text += fmt::format(",{:.9g}", probability);
+    text += "\n";
+  }
+  return text;
+}
+
+void write_results(const std::string& folder, const std::vector<SlideResult>& results, const ModelConfig& config) {
+  const int64_t channels = config.embedding_channels();
+  std::vector<float> embeddings;
+  std::string ids = "slide_id\n";
+  for (const SlideResult& result : results) {
+    embeddings.insert(embeddings.end(), result.prediction.embedding.begin(), result.prediction.embedding.end());
+    ids += io::csv_field(result.row.slide_id) + "\n";
+  }
+  io::make_folder(folder);
+  io::write_npy(folder + "/embeddings.npy", embeddings, static_cast<int64_t>(results.size()), channels);
+  io::write_file_atomically(folder + "/embeddings_ids.csv", ids);
+  io::write_file_atomically(folder + "/predictions.csv", predictions_csv(results, config));
+  fmt::print(stderr, "wrote {0}/predictions.csv, {0}/embeddings.npy ({1} x {2}, float32) and {0}/embeddings_ids.csv\n", folder,
+             results.size(), channels);
+}
+
+int run_infer(const InferOptions& options) {
+  const std::vector<io::SlideRow> rows = io::list_slides(options.input);
+  const auto ctx = make_context(options.run);
+  const PixelMamba model = load_model(*ctx, options.model, options.run);
+  const Head head = model.config().head;
+  std::vector<SlideResult> results;
+  std::string failures;
+  std::optional<Progress> progress;
+  if (rows.size() > 1) progress.emplace("slides", static_cast<int64_t>(rows.size()));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    try {
+      results.push_back(infer_one(*ctx, model, rows[i], options.read));
+      if (options.run.json) {
+        print_json(results.back(), head, options.embedding);
+      } else {
+        print_text(results.back(), head);
+      }
+      if (results.back().slide.bad_tiles > 0) {
+        fmt::print(stderr, "warning: {}: {} of {} tiles cannot be decoded and count as white\n", rows[i].path,
+                   results.back().slide.bad_tiles, results.back().slide.tiles);
+      }
+      std::fflush(stdout);
+    } catch (const IoError& error) {
+      if (rows.size() == 1) throw;
+      failures += fmt::format("\n  {}", error.what());  // a broken slide costs that slide
+    }
+    if (progress) progress->update(static_cast<int64_t>(i + 1), rows[i].slide_id);
+  }
+  progress.reset();
+  PM_CHECK(!results.empty(), IoError, "no slide could be read:{}", failures);
+  if (!options.out.empty()) write_results(options.out, results, model.config());
+  if (failures.empty()) return kDone;
+  fmt::print(stderr, "error: {} of {} slides could not be read:{}\n", rows.size() - results.size(), rows.size(), failures);
+  return kRejected;
+}
+
+}  // namespace
+
+void add_infer(CLI::App& app, Command& command) {
+  auto options = std::make_shared<InferOptions>();
+  CLI::App* verb = app.add_subcommand("infer", "Predict: slide or image (or a folder, or a CSV table with a column path) in, "
+                                               "prediction and embedding out");
+  verb->add_option("INPUT", options->input, "slide, image, folder of them, or CSV table with a column path (and mpp)")->required();
+  verb->add_option("--model", options->model, "model folder, or 6m / 21m for random weights from --seed")
+      ->capture_default_str()
+      ->type_name("MODEL");
+  verb->add_option("--out", options->out, "folder for predictions.csv, embeddings.npy and embeddings_ids.csv")->type_name("DIR");
+  verb->add_option("--mpp", options->read.mpp, "micrometres per pixel the network sees (4 is about 2.5x)")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber)
+      ->type_name("UM");
+  verb->add_option("--slide-mpp", options->read.slide_mpp,
+                   "micrometres per pixel of the full-size slide, for files that do not say it (0.25 is about 40x)")
+      ->check(CLI::PositiveNumber)
+      ->type_name("UM");
+  verb->add_flag("--embedding", options->embedding, "with --json: the embedding too");
+  add_run_options(*verb, options->run);
+  verb->callback([options, &command] { command.exit_code = run_infer(*options); });
+}
+
+}  // namespace pm::app

@@ -1,0 +1,21 @@
+// The optimiser step that `finetune` takes and `bench` measures.
+#pragma once
+#include "engine/optim/adamw.h"
+#include "layers/model/pixel_mamba.h"
+
+namespace pm::app {
+
+// AdamW over the model's parameters in two groups: matrices with weight decay, everything else without.
+AdamW make_adamw(Context& ctx, const PixelMamba& model, double weight_decay);
+
+struct StepOptions {
+  double lr = 1e-3;
+  double grad_scale = 1.0;  // gradients are multiplied by this first: 1 / number of accumulated losses
+  double clip = 0.0;        // largest gradient norm; 0: no clipping
+};
+
+// Clips, steps, clears the gradients. Returns the norm before clipping as a tensor of one value: nothing here waits for the
+// device.
+Tensor apply_gradients(Context& ctx, PixelMamba& model, AdamW& optimiser, const StepOptions& options);
+
+}  // namespace pm::app

@@ -1,0 +1,22 @@
+// What an input costs: operations and memory of one forward pass or training step, from the shapes alone.
+#pragma once
+#include <cstdint>
+
+#include "engine/core/dtype.h"
+#include "layers/model/config.h"
+
+namespace pm {
+
+struct ModelCost {
+  int64_t regions = 0;             // windows of the padded input
+  int64_t regions_left = 0;        // after the last layer
+  int64_t first_tokens = 0;        // tokens of the first layer
+  double multiply_accumulates = 0;  // one forward pass: products, convolutions and scans
+  double inference_bytes = 0;      // peak of one forward pass, weights included
+  double training_bytes = 0;       // peak of one step that recomputes each block, with weights, gradients and optimiser state
+};
+
+// One image of height x width pixels.
+ModelCost model_cost(const ModelConfig& config, int64_t height, int64_t width, DType activation);
+
+}  // namespace pm

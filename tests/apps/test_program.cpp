@@ -1,0 +1,233 @@
+// The program as its users meet it: command lines in; exit codes, messages and files out.
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "io/checkpoint/model_folder.h"
+#include "io/slide/image.h"
+#include "tests/support/test.h"
+
+namespace pm::test {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+struct Outcome {
+  int code = -1;
+  std::string out, err;
+};
+
+std::string read_text(const std::string& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+Outcome run_program(const std::string& arguments) {
+  const TempDir folder;
+  const std::string out = folder.path() + "/out", err = folder.path() + "/err";
+  const int status = std::system((std::string(PM_PROGRAM) + " " + arguments + " >" + out + " 2>" + err).c_str());
+  Outcome outcome{WIFEXITED(status) ? WEXITSTATUS(status) : 128, read_text(out), read_text(err)};
+  return outcome;
+}
+
+std::vector<Json> json_lines(const std::string& text) {
+  std::vector<Json> lines;
+  std::stringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(Json::parse(line));
+  return lines;
+}
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+// A four-layer model on 16 x 16 regions: fast enough to train in a test.
+std::string write_small_model(const std::string& folder, Head head, int64_t outputs) {
+  ModelConfig config;
+  config.layers = {{3, Expansion::horizontal_cat}, {6, Expansion::vertical_cat}, {12, Expansion::horizontal_cat}, {24, {}}};
+  config.region_size = 16;
+  config.head = head;
+  config.num_classes = outputs;
+  io::write_model(folder, PixelMamba(cpu(), config, DType::f32, 1));
+  return folder;
+}
+
+// Stripes: across for even, down for odd numbers.
+std::string write_stripes(const std::string& folder, int index) {
+  io::Image image;
+  image.width = 40 + 8 * (index % 3);
+  image.height = 32;
+  for (int64_t y = 0; y < image.height; ++y) {
+    for (int64_t x = 0; x < image.width; ++x) {
+      const bool dark = ((index % 2 == 0 ? y : x) + index) / 4 % 2 == 0;
+      for (int c = 0; c < 3; ++c) image.rgb.push_back(dark ? 60 : 200);
+    }
+  }
+  const std::string path = folder + "/stripes" + std::to_string(index) + ".png";
+  io::write_png(path, image);
+  return path;
+}
+
+}  // namespace
+
+TEST_CASE("without arguments the program shows worked examples", "[cpu]") {
+  const Outcome outcome = run_program("");
+  CHECK(outcome.code == 0);
+  CHECK(contains(outcome.out, "pixel-mamba infer slide.svs"));
+}
+
+TEST_CASE("wrong command lines end with exit code 2 and the nearest valid option", "[cpu]") {
+  CHECK(run_program("infer").code == 2);
+  CHECK(run_program("infer x.png --device tpu").code != 0);
+  const Outcome option = run_program("infer x.png --modle 6m");
+  CHECK(option.code == 2);
+  CHECK(contains(option.err, "did you mean --model"));
+  const Outcome verb = run_program("infre x.png");
+  CHECK(verb.code == 2);
+  CHECK(contains(verb.err, "did you mean infer"));
+  CHECK(run_program("infer x.png --mpp -1").code == 2);
+  CHECK(run_program("verify x --device cuda:99").code == 2);
+}
+
+TEST_CASE("rejected input ends with exit code 3 and names the file", "[cpu]") {
+  const TempDir folder;
+  std::ofstream(folder.path() + "/notes.svs") << "this is text\n";
+  std::ofstream(folder.path() + "/empty.svs");
+  for (const std::string name : {"missing.svs", "notes.svs", "empty.svs"}) {
+    const std::string out = folder.path() + "/result";
+    const Outcome outcome = run_program("infer " + folder.path() + "/" + name + " --device cpu --out " + out);
+    CAPTURE(name, outcome.err);
+    CHECK(outcome.code == 3);
+    CHECK(contains(outcome.err, name));
+    CHECK_FALSE(fs::exists(out));
+  }
+  CHECK(run_program("infer " + folder.path() + "/notes.svs --model nowhere --device cpu").code == 3);
+  CHECK(run_program("verify " + folder.path() + " --device cpu").code == 3);
+  CHECK(run_program("inspect " + folder.path() + "/missing").code == 3);
+}
+
+TEST_CASE("verify passes on the golden models and fails on a damaged one", "[cpu][golden]") {
+  for (const std::string name : {"nano_single", "nano_fusion", "nano_survival"}) {
+    for (const std::string precision : {"fp32", "fp64"}) {
+      const Outcome outcome = run_program("verify " + golden_dir() + "/" + name + " --device cpu --json --precision " + precision);
+      CAPTURE(name, precision, outcome.err);
+      CHECK(outcome.code == 0);
+      const std::vector<Json> lines = json_lines(outcome.out);
+      REQUIRE(lines.size() > 5);
+      CHECK(lines.back()["verify"] == "pass");
+    }
+  }
+  const TempDir folder;
+  fs::copy(golden_dir() + "/nano_single", folder.path(), fs::copy_options::overwrite_existing);
+  std::string config = read_text(folder.path() + "/config.json");
+  const std::string key = "\"norm_eps\": 1e-05";
+  REQUIRE(contains(config, key));
+  std::ofstream(folder.path() + "/config.json") << config.replace(config.find(key), key.size(), "\"norm_eps\": 1e-01");
+  const Outcome damaged = run_program("verify " + folder.path() + " --device cpu --json");
+  CHECK(damaged.code != 0);
+  CHECK(json_lines(damaged.out).back()["verify"] == "fail");
+}
+
+TEST_CASE("infer writes predictions and embeddings of a slide", "[cpu]") {
+  const TempDir folder;
+  const std::string slide = folder.path() + "/slide.tif", out = folder.path() + "/result";
+  const std::string model = write_small_model(folder.path() + "/model", Head::classification, 5);
+  REQUIRE(run_program("example-slide " + slide + " --width 700 --height 500").code == 0);
+  const std::string command = "infer " + slide + " --device cpu --json --embedding --model " + model;
+  const Outcome first = run_program(command + " --out " + out), second = run_program(command);
+  CAPTURE(first.err);
+  REQUIRE(first.code == 0);
+  const Json a = json_lines(first.out).at(0), b = json_lines(second.out).at(0);
+  CHECK(a["mpp"] == 4.0);
+  CHECK(a["logits"].size() == 5);
+  CHECK(a["embedding"].size() == 24);
+  CHECK(a["embedding"] == b["embedding"]);
+  CHECK(a["regions_left"].get<int>() < a["regions"].get<int>());
+  CHECK(contains(read_text(out + "/predictions.csv"), "slide,slide,"));
+  CHECK(fs::file_size(out + "/embeddings.npy") == 128 + 24 * sizeof(float));
+  CHECK(read_text(out + "/embeddings_ids.csv") == "slide_id\nslide\n");
+}
+
+TEST_CASE("a broken slide costs only itself", "[cpu]") {
+  const TempDir folder;
+  const std::string model = write_small_model(folder.path() + "/model", Head::survival, 4);
+  const TempDir slides;
+  write_stripes(slides.path(), 0);
+  write_stripes(slides.path(), 1);
+  std::ofstream(slides.path() + "/broken.png") << "no image";
+  const Outcome outcome = run_program("infer " + slides.path() + " --device cpu --json --model " + model + " --out " + folder.path() + "/out");
+  CHECK(outcome.code == 3);
+  CHECK(contains(outcome.err, "broken.png"));
+  const std::vector<Json> lines = json_lines(outcome.out);
+  CHECK(lines.size() == 2);
+  CHECK(lines[0].contains("risk"));
+}
+
+TEST_CASE("finetune learns a table of images and infer predicts them", "[cpu]") {
+  const TempDir folder;
+  const std::string model = write_small_model(folder.path() + "/init", Head::classification, 7);
+  std::ofstream table(folder.path() + "/table.csv");
+  table << "path,label\n";
+  for (int i = 0; i < 6; ++i) table << fs::path(write_stripes(folder.path(), i)).filename().string() << "," << i % 2 << "\n";
+  table.close();
+  std::ofstream(folder.path() + "/options.json") << R"({"epochs": 30, "lr": 0.01, "accumulate": 2})";
+  const std::string run = folder.path() + "/run";
+  const Outcome trained = run_program("finetune " + folder.path() + "/table.csv --device cpu --json --init " + model + " --out " + run +
+                                      " --config " + folder.path() + "/options.json");
+  CAPTURE(trained.err);
+  REQUIRE(trained.code == 0);
+  const std::vector<Json> epochs = json_lines(trained.out);
+  REQUIRE(epochs.size() == 30);
+  CHECK(epochs.back()["loss"].get<double>() < 0.1);
+  CHECK(json_lines(read_text(run + "/metrics.jsonl")).size() == 30);
+  const Outcome predicted = run_program("infer " + folder.path() + "/table.csv --device cpu --json --model " + run + "/model");
+  const std::vector<Json> lines = json_lines(predicted.out);
+  REQUIRE(lines.size() == 6);
+  for (int i = 0; i < 6; ++i) CHECK(lines[static_cast<size_t>(i)]["probabilities"][static_cast<size_t>(i % 2)].get<double>() > 0.5);
+}
+
+TEST_CASE("bad tables are refused with row and column", "[cpu]") {
+  const TempDir folder;
+  const auto refused = [&](const std::string& text, const std::string& part) {
+    std::ofstream(folder.path() + "/table.csv") << text;
+    const Outcome outcome = run_program("finetune " + folder.path() + "/table.csv --device cpu --out " + folder.path() + "/run");
+    CAPTURE(text, outcome.err);
+    CHECK(outcome.code == 3);
+    CHECK(contains(outcome.err, part));
+    CHECK_FALSE(fs::exists(folder.path() + "/run"));
+  };
+  refused("slide_id,label\na,0\n", "path");
+  refused("path,label\n", "no rows");
+  refused("path,label\na.png,high\n", "row 1, column label");
+  refused("path,label\na.png,-1\n", "row 1, column label");
+  refused("path,survival_months\na.png,3\n", "censorship");
+  refused("path,survival_months,censorship\na.png,3,2\n", "row 1, column censorship");
+  refused("path,label\nnowhere.png,0\n", "nowhere.png");
+  const Outcome unknown = run_program("finetune x.csv --out y --config " + folder.path() + "/table.csv");
+  CHECK(unknown.code == 2);
+}
+
+TEST_CASE("real slides give predictions, or a reason", "[data][slow]") {
+  const std::string slides = data_dir() + "/slides/";
+  const Outcome aperio = run_program("infer " + slides + "CMU-1-Small-Region.svs --device cpu --json");
+  CHECK(aperio.code == 0);
+  CHECK(json_lines(aperio.out).at(0)["regions"] == 4);
+  const Outcome unknown = run_program("infer " + slides + "C3L-00601-26_from-dzi_pyramid.tif --device cpu");
+  CHECK(unknown.code == 3);
+  CHECK(contains(unknown.err, "--slide-mpp"));
+  for (const fs::directory_entry& entry : fs::directory_iterator(data_dir() + "/slides_bad")) {
+    if (!entry.is_regular_file() || entry.path().extension() == ".md") continue;
+    const Outcome outcome = run_program("infer " + entry.path().string() + " --device cpu --slide-mpp 0.5");
+    CAPTURE(entry.path().string(), outcome.err);
+    CHECK(outcome.code == 3);
+    CHECK(contains(outcome.err, entry.path().filename().string()));
+  }
+}
+
+}  // namespace pm::test

@@ -1,0 +1,80 @@
+#include <nlohmann/json.hpp>
+
+#include "io/config/model_config.h"
+#include "layers/model/config.h"
+#include "tests/support/test.h"
+
+namespace pm::test {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json small_config() {
+  return {{"architecture", "pixel-mamba"},
+          {"layers", {{{"channels", 3}, {"expansion", "horizontal_cat"}}, {{"channels", 6}}}},
+          {"region_size", 4},
+          {"head", "classification"},
+          {"num_classes", 2}};
+}
+
+}  // namespace
+
+TEST_CASE("published tables have the published number of parameters", "[cpu]") {
+  CHECK(parameter_count(published_config("6m", 0)) == 6'264'210);
+  CHECK(parameter_count(published_config("6m", 1000)) == 6'649'210);
+  CHECK(parameter_count(published_config("21m", 0)) == 20'559'186);
+  CHECK(parameter_count(published_config("21m", 1000)) == 21'328'186);
+  CHECK_THROWS_AS(published_config("7m", 0), ConfigError);
+}
+
+TEST_CASE("fusion merges alpha / n_layers of the first regions per layer, at most half", "[cpu]") {
+  ModelConfig config = published_config("6m", 0);
+  CHECK(config.fusion_k(1, 1) == 0);
+  CHECK(config.fusion_k(30, 30) == 1);
+  CHECK(config.fusion_k(31, 31) == 2);   // ceil(0.8 * 31 / 24)
+  CHECK(config.fusion_k(400, 400) == 14);
+  CHECK(config.fusion_k(400, 5) == 2);   // floor(5 / 2)
+  config.fusion_count = FusionCount::current;
+  CHECK(config.fusion_k(400, 30) == 1);
+}
+
+TEST_CASE("config.json survives a round trip", "[cpu]") {
+  ModelConfig config = published_config("21m", 7);
+  config.divide_out = true;
+  config.shared_conv = true;
+  config.shift_pad = ShiftPad::zero;
+  config.scan = ScanOrder::raster;
+  config.fusion_count = FusionCount::current;
+  const Json json = io::model_config_to_json(config);
+  CHECK(io::model_config_to_json(io::model_config_from_json(json)) == json);
+}
+
+TEST_CASE("a wrong configuration is refused and the key named", "[cpu]") {
+  CHECK_NOTHROW(io::model_config_from_json(small_config()));
+  const auto refused = [](const std::string& key, const Json& value) {
+    Json json = small_config();
+    json[key] = value;
+    try {
+      io::model_config_from_json(json);
+    } catch (const ConfigError& error) {
+      return std::string(error.what()).find(key) != std::string::npos;
+    }
+    return false;
+  };
+  CHECK(refused("no_such_key", 1));
+  CHECK(refused("region_size", 5));
+  CHECK(refused("region_size", "16"));
+  CHECK(refused("d_state", 0));
+  CHECK(refused("d_state", 65));
+  CHECK(refused("d_conv", 9));
+  CHECK(refused("fusion_alpha", 1.5));
+  CHECK(refused("scan", "spiral"));
+  CHECK(refused("num_classes", 0));
+  CHECK(refused("architecture", "resnet"));
+  CHECK(refused("layers", Json::array()));
+  CHECK(refused("layers", {{{"channels", 4}}}));
+  CHECK(refused("layers", {{{"channels", 3}, {"expansion", "diagonal"}}}));
+  CHECK(refused("layers", {{{"channels", 3}, {"expansion", "vertical_cat"}}, {{"channels", 3}}}));
+}
+
+}  // namespace pm::test
