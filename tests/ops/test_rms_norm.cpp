@@ -14,10 +14,12 @@ constexpr double kEps = 1e-5;
 // small: a large eps keeps it a test of the code rather than of float32.
 double eps_for(int64_t channels) { return channels == 1 ? 0.5 : kEps; }
 
+// Inputs and upstream gradients have a mean of their own, so that the sums over rows do not cancel to rounding noise.
 void check_cuda(int64_t rows, int64_t channels, DType dtype) {
   CAPTURE(to_string(dtype), rows, channels);
   const double eps = eps_for(channels);
-  const Tensor x = normal(1, {rows, channels}, 1.5, dtype), dout = normal(2, {rows, channels}, 1.0, dtype);
+  const Tensor x = uniform(1, {rows, channels}, -1.5, 2.5, dtype),
+               dout = uniform(2, {rows, channels}, -0.5, 1.5, dtype);
   const Tensor weight = uniform(3, {channels}, 0.5, 1.5, DType::f32);
   const Tensor device_x = on(cuda(), x, dtype), device_weight = on(cuda(), weight, DType::f32);
   check_close(ops::rms_norm(cuda(), device_x, device_weight, eps), ops::rms_norm(cpu(), x, weight, eps),
@@ -47,9 +49,9 @@ TEST_CASE("rms_norm of long rows on cuda equals cpu double", "[cuda]") {
 TEST_CASE("rms_norm on cuda loops over more rows than the grid holds", "[cuda]") {
   const auto dtype = GENERATE(DType::f32, DType::bf16);
   check_cuda(600'011, 3, dtype);
-  check_cuda(70'001, 33, dtype);
+  check_cuda(136'001, 33, dtype);
   check_cuda(34'003, 129, dtype);
-  check_cuda(1'100, 12'289, dtype);
+  check_cuda(70, 12'289, dtype);
 }
 
 TEST_CASE("rms_norm on cuda gives the same bits twice", "[cuda]") {
@@ -68,7 +70,8 @@ TEST_CASE("rms_norm in cpu float equals cpu double", "[cpu]") {
   const int64_t channels = GENERATE(1, 3, 31, 192, 1025), rows = GENERATE(0, 1, 131);
   CAPTURE(rows, channels);
   const double eps = eps_for(channels);
-  const Tensor x = normal(1, {rows, channels}, 1.5, DType::f32), dout = normal(2, {rows, channels}, 1.0, DType::f32);
+  const Tensor x = uniform(1, {rows, channels}, -1.5, 2.5, DType::f32),
+               dout = uniform(2, {rows, channels}, -0.5, 1.5, DType::f32);
   const Tensor weight = uniform(3, {channels}, 0.5, 1.5, DType::f32);
   const auto narrow = [](const Tensor& t) { return on(cpu(), t, DType::f32); };
   check_close(ops::rms_norm(cpu(), narrow(x), narrow(weight), eps), ops::rms_norm(cpu(), x, weight, eps),

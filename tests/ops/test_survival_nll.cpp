@@ -95,7 +95,7 @@ TEST_CASE("survival_nll on cuda gives the same bits twice", "[cuda]") {
 }
 
 TEST_CASE("survival_nll on cuda is NaN for an entry out of range", "[cuda]") {
-  const int64_t bin = GENERATE(-1, 4, int64_t{1} << 40);
+  const int64_t bin = GENERATE(as<int64_t>{}, -1, 4, int64_t{1} << 40);
   const Tensor logits = on(cuda(), normal(1, {2, 4}), DType::f32), good = integers({1, 1}).copy_to(cuda());
   const Tensor bins = integers({0, bin}).copy_to(cuda()), flags = integers({0, 2}).copy_to(cuda());
   CHECK(std::isnan(ops::survival_nll(cuda(), logits, bins, good).to_host<float>()[0]));
