@@ -95,7 +95,7 @@ void launch_carry(const Problem& p, const float* A, const Chunks& chunks, Stream
 }
 
 template <typename T, int kLanes>
-__global__ void __launch_bounds__(kWarps* kWarp)
+__global__ void __launch_bounds__(kWarps* kWarp, kLanes == 4 ? 8 : 1)
     selective_scan_kernel(Problem p, Inputs<T> in, const float* __restrict__ states, T* __restrict__ out) {
   using L = Layout<kLanes>;
   __shared__ WarpTile<kLanes> tiles[kWarps];
