@@ -99,6 +99,13 @@ AreaAverage::Piece AreaAverage::average(const uint8_t* rgb, int64_t x, int64_t y
   return piece;
 }
 
+void AreaAverage::place(const uint8_t* rgb, int64_t x, int64_t y, int64_t width, int64_t height) {
+  for (int64_t j = 0; j < height; ++j) {
+    std::copy_n(rgb + j * width * kChannels, width * kChannels,
+                output_.rgb.data() + ((y + j) * output_.width + x) * kChannels);
+  }
+}
+
 void AreaAverage::add(const Piece& piece) {
   const int64_t row_values = output_.width * kChannels;
   const int64_t rows = std::min(piece.row + piece.rows, output_.height) - first_row_;

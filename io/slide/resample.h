@@ -31,6 +31,9 @@ class AreaAverage {
   // rgb: (height, width, 3), the source rectangle at (x, y).
   Piece average(const uint8_t* rgb, int64_t x, int64_t y, int64_t width, int64_t height) const;
   void add(const Piece& piece);
+  // At scale 1 nothing is averaged: place() puts a piece into the output instead, from any thread, in any order.
+  bool is_copy() const { return scale_x_ == 1.0 && scale_y_ == 1.0; }
+  void place(const uint8_t* rgb, int64_t x, int64_t y, int64_t width, int64_t height);
   Image take() { return std::move(output_); }
 
  private:

@@ -126,11 +126,15 @@ Image read_level(const SlideSource& source, int level, double scale_x, double sc
         if (!reader) reader = source.reader(level);
         const Rectangle piece = piece_at(tiling, i);
         bad = read_piece(*reader, tiling, piece, rgb, error);
-        sums = average.average(rgb.data(), piece.x, piece.y, piece.width, piece.height);
+        if (average.is_copy()) {
+          average.place(rgb.data(), piece.x, piece.y, piece.width, piece.height);
+        } else {
+          sums = average.average(rgb.data(), piece.x, piece.y, piece.width, piece.height);
+        }
       });
 #pragma omp ordered
       guarded([&] {
-        average.add(sums);
+        if (!average.is_copy()) average.add(sums);
         progress.bad_tiles += bad;
         if (progress.error.empty()) progress.error = error;
         if (static_cast<double>(progress.bad_tiles) > allowed) progress.stop = true;

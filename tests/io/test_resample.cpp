@@ -66,6 +66,12 @@ TEST_CASE("area averages in pieces equal the definition", "[cpu]") {
 TEST_CASE("area average at scale 1 is the identity and keeps a flat colour at any scale", "[cpu]") {
   const io::Image source = picture(37, 29);
   CHECK(max_difference(in_pieces(source, 1.0, 1.0, 8, 8), source) == 0);
+  io::AreaAverage copy(37, 29, 1.0, 1.0);
+  CHECK(copy.is_copy());
+  copy.place(source.rgb.data() + 10 * 37 * 3, 0, 10, 37, 19);
+  copy.place(source.rgb.data(), 0, 0, 37, 10);
+  CHECK(max_difference(copy.take(), source) == 0);
+  CHECK_FALSE(io::AreaAverage(37, 29, 1.0, 1.1).is_copy());
   const io::Image flat{41, 23, std::vector<uint8_t>(41 * 23 * 3, 201)};
   for (const uint8_t value : in_pieces(flat, 3.3, 1.7, 8, 8).rgb) CHECK(value == 201);
   CHECK_THROWS_AS(io::AreaAverage(4, 4, 0.5, 1.0), ShapeError);
