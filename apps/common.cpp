@@ -46,6 +46,7 @@ void add_run_options(CLI::App& command, RunOptions& options) {
       ->type_name("TYPE");
   command.add_option("--seed", options.seed, "seed of everything random")->capture_default_str()->type_name("N");
   command.add_flag("--json", options.json, "results on stdout as JSON, one object per line");
+  command.footer("--config FILE takes option values from a JSON object, {\"seed\": 7}; options given here win.");
 }
 
 std::unique_ptr<Context> make_context(const RunOptions& options) {

@@ -8,7 +8,6 @@
 #include <numeric>
 
 #include "apps/common.h"
-#include "apps/json_config.h"
 #include "apps/predict.h"
 #include "apps/train_step.h"
 #include "autograd/ops/cross_entropy.h"
@@ -319,7 +318,6 @@ void add_finetune(CLI::App& app, Command& command) {
       ->check(CLI::PositiveNumber)
       ->type_name("UM");
   add_run_options(*verb, options->run);
-  add_json_config(*verb);
   verb->callback([options, &command] { command.exit_code = run_finetune(*options); });
 }
 

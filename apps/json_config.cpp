@@ -3,35 +3,53 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "engine/core/check.h"
+#include "io/data/file.h"
+
 namespace pm::app {
 namespace {
 
-class JsonConfig final : public CLI::Config {
- public:
-  std::string to_config(const CLI::App*, bool, bool, std::string) const override { return "{}"; }
+bool names_option(const std::string& argument, const std::string& option) {
+  return argument == option || argument.starts_with(option + "=");
+}
 
-  std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
-    const nlohmann::ordered_json json = nlohmann::ordered_json::parse(input, nullptr, /*allow_exceptions=*/false);
-    if (!json.is_object()) throw CLI::ConversionError("--config: the file is not a JSON object");
-    std::vector<CLI::ConfigItem> items;
-    for (const auto& [key, value] : json.items()) {
-      CLI::ConfigItem item;
-      item.name = key;
-      std::replace(item.name.begin(), item.name.end(), '_', '-');
-      if (value.is_structured()) throw CLI::ConversionError("--config: " + key + " must be a number, a word or true/false");
-      item.inputs = {value.is_string() ? value.get<std::string>() : value.dump()};
-      items.push_back(std::move(item));
-    }
-    return items;
+// The options that a file asks for and the command line does not give.
+std::vector<std::string> options_of(const std::string& file, const std::vector<std::string>& given) {
+  const auto json = nlohmann::ordered_json::parse(io::read_file(file), nullptr, /*allow_exceptions=*/false);
+  PM_CHECK(json.is_object(), ConfigError, "{}: --config needs a JSON object such as {{\"lr\": 1e-4, \"epochs\": 30}}", file);
+  std::vector<std::string> options;
+  for (const auto& [key, value] : json.items()) {
+    PM_CHECK(!value.is_structured() && !value.is_null(), ConfigError, "{}: {} must be a number, a word, true or false, got {}",
+             file, key, value.dump());
+    std::string option = "--" + key;
+    std::replace(option.begin(), option.end(), '_', '-');
+    const bool overridden = std::any_of(given.begin(), given.end(), [&](const auto& a) { return names_option(a, option); });
+    if (overridden || value == false) continue;
+    options.push_back(option);
+    if (value != true) options.push_back(value.is_string() ? value.get<std::string>() : value.dump());
   }
-};
+  return options;
+}
 
 }  // namespace
 
-void add_json_config(CLI::App& command) {
-  command.set_config("--config", "", "JSON file with values for these options; flags win")->type_name("FILE");
-  command.config_formatter(std::make_shared<JsonConfig>());
-  command.allow_config_extras(CLI::config_extras_mode::error);
+std::vector<std::string> expand_config(const std::vector<std::string>& arguments) {
+  std::vector<std::string> kept, files;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i] == "--config" && i + 1 < arguments.size()) {
+      files.push_back(arguments[++i]);
+    } else if (names_option(arguments[i], "--config") && arguments[i] != "--config") {
+      files.push_back(arguments[i].substr(std::string("--config=").size()));
+    } else {
+      kept.push_back(arguments[i]);
+    }
+  }
+  std::vector<std::string> expanded = kept;
+  for (const std::string& file : files) {
+    const std::vector<std::string> options = options_of(file, kept);
+    expanded.insert(expanded.end(), options.begin(), options.end());
+  }
+  return expanded;
 }
 
 }  // namespace pm::app

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "apps/common.h"
+#include "apps/json_config.h"
 #include "engine/core/check.h"
 
 namespace {
@@ -95,8 +96,10 @@ int run(int argc, char** argv) {
   pm::app::add_inspect(app, command);
   pm::app::add_bench(app, command);
   pm::app::add_example_slide(app, command);
+  std::vector<std::string> arguments = pm::app::expand_config({argv + 1, argv + argc});
+  std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
   try {
-    app.parse(argc, argv);
+    app.parse(std::move(arguments));
   } catch (const CLI::Success& success) {
     return app.exit(success);
   } catch (const CLI::ParseError& error) {

@@ -124,7 +124,7 @@ TEST_CASE("verify passes on the golden models and fails on a damaged one", "[cpu
     }
   }
   const TempDir folder;
-  fs::copy(golden_dir() + "/nano_single", folder.path(), fs::copy_options::overwrite_existing);
+  fs::copy(golden_dir() + "/nano_single", folder.path(), fs::copy_options::recursive | fs::copy_options::overwrite_existing);
   std::string config = read_text(folder.path() + "/config.json");
   const std::string key = "\"norm_eps\": 1e-05";
   REQUIRE(contains(config, key));
@@ -209,8 +209,21 @@ TEST_CASE("bad tables are refused with row and column", "[cpu]") {
   refused("path,survival_months\na.png,3\n", "censorship");
   refused("path,survival_months,censorship\na.png,3,2\n", "row 1, column censorship");
   refused("path,label\nnowhere.png,0\n", "nowhere.png");
-  const Outcome unknown = run_program("finetune x.csv --out y --config " + folder.path() + "/table.csv");
-  CHECK(unknown.code == 2);
+}
+
+TEST_CASE("a config file is checked like options", "[cpu]") {
+  const TempDir folder;
+  const std::string file = folder.path() + "/options.json";
+  const auto run_with = [&](const std::string& text, const std::string& arguments) {
+    std::ofstream(file) << text;
+    return run_program("inspect 6m --json --config " + file + " " + arguments);
+  };
+  CHECK(json_lines(run_with(R"({"size": 448})", "").out).at(0)["size"] == 448);
+  CHECK(json_lines(run_with(R"({"size": 448})", "--size 224").out).at(0)["size"] == 224);
+  CHECK(run_with(R"({"sise": 448})", "").code == 2);
+  CHECK(run_with(R"({"size": "large"})", "").code == 2);
+  CHECK(run_with("size: 448", "").code == 3);
+  CHECK(run_with(R"({"size": [1]})", "").code == 3);
 }
 
 TEST_CASE("real slides give predictions, or a reason", "[data][slow]") {
@@ -223,7 +236,7 @@ TEST_CASE("real slides give predictions, or a reason", "[data][slow]") {
   CHECK(contains(unknown.err, "--slide-mpp"));
   for (const fs::directory_entry& entry : fs::directory_iterator(data_dir() + "/slides_bad")) {
     if (!entry.is_regular_file() || entry.path().extension() == ".md") continue;
-    const Outcome outcome = run_program("infer " + entry.path().string() + " --device cpu --slide-mpp 0.5");
+    const Outcome outcome = run_program("infer " + entry.path().string() + " --device cpu --slide-mpp 0.5 --mpp 1");
     CAPTURE(entry.path().string(), outcome.err);
     CHECK(outcome.code == 3);
     CHECK(contains(outcome.err, entry.path().filename().string()));
