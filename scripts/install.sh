@@ -37,10 +37,10 @@ say_cuda() {
   local nvcc=""
   for nvcc in "$(command -v nvcc || true)" "${CUDA_HOME:-/nonexistent}/bin/nvcc" /usr/local/cuda/bin/nvcc; do
     [[ -n "$nvcc" && -x "$nvcc" ]] || continue
-    echo "CUDA: nvcc found ($nvcc), the GPU kernels are built too"
+    echo "CUDA: nvcc found ($nvcc), so the GPU kernels are built too (unless PM_WITH_CUDA=OFF)"
     return
   done
-  echo "CUDA: nvcc not found, so the build is for the CPU only (the toolkit is optional; set CUDA_HOME if it is elsewhere)"
+  echo "CUDA: nvcc not found, so the build is for the CPU only (CUDA_HOME says where a toolkit is; it is optional)"
 }
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then

@@ -86,9 +86,9 @@ fi
 cat <<TEXT
 
 Next
-  $program inspect $slide                  what is in the file
-  scripts/quickstart.sh your-slide.svs     a slide of yours (with --slide-mpp 0.25 if it does not say its resolution)
-  $program finetune slides.csv --out run   train on a table with the columns path,label
-  $program                                 more examples
-  scripts/test.sh                          build and run the tests
+  what is in the file           $program inspect $slide
+  a slide of yours              scripts/quickstart.sh slide.svs       (--slide-mpp 0.25 if it does not say its resolution)
+  train on your own slides      $program finetune slides.csv --out run       (CSV with the columns path,label)
+  more examples                 $program
+  build and run the tests       scripts/test.sh
 TEXT
