@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Runs the GPU tests of a bundle under the four tools of compute-sanitizer.
+# usage: sanitize.sh [FILTER] [LOG FOLDER]     default: "[cuda]~[slow]" sanitize_logs
+# Environment: PM_BUNDLE (as in gpu_tests.sh), PM_TOOLS ("memcheck racecheck initcheck synccheck"),
+#              PM_PROGRAMS (default: every pm_test_*), PM_TIME_LIMIT (seconds per run, 540), PM_JOBS (runs at a time, 4)
+# Before the tests, pm_test_planted (where the bundle has it), whose kernel writes out of bounds, must fail under memcheck:
+# a sanitizer that sees nothing there would see nothing anywhere.
+set -uo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+bundle=${PM_BUNDLE:-$here}
+if [[ ! -x "$bundle/run" ]]; then bundle=$here/../.gpu/bundle; fi
+if [[ ! -x "$bundle/run" ]]; then
+  echo "error: no bundle here: run scripts/gpu_bundle.sh first, or set PM_BUNDLE" >&2
+  exit 2
+fi
+"$bundle/run" --unpack || exit 2
+filter=${1:-[cuda]~[slow]}
+logs=${2:-sanitize_logs}
+limit=${PM_TIME_LIMIT:-540}
+jobs=${PM_JOBS:-4}
+read -r -a tools <<<"${PM_TOOLS:-memcheck racecheck initcheck synccheck}"
+mkdir -p "$logs"
+logs=$(cd "$logs" && pwd)
+
+sanitizer=""
+for candidate in "$(command -v compute-sanitizer || true)" "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer" \
+  "${CUDA_HOME:-/usr/local/cuda}/compute-sanitizer/compute-sanitizer"; do
+  if [[ -z "$sanitizer" && -n "$candidate" && -x "$candidate" ]]; then sanitizer=$candidate; fi
+done
+if [[ -z "$sanitizer" ]]; then
+  echo "error: compute-sanitizer not found: it is part of the CUDA toolkit (cuda-sanitizer package)" >&2
+  exit 2
+fi
+if [[ -n "${PM_PROGRAMS:-}" ]]; then
+  read -r -a programs <<<"$PM_PROGRAMS"
+else
+  programs=()
+  for program in "$bundle"/bin/pm_test_*; do
+    if [[ "${program##*/}" != pm_test_planted ]]; then programs+=("${program##*/}"); fi
+  done
+fi
+
+# sanitize TOOL PROGRAM [arguments]: output in $logs/TOOL_PROGRAM.log, exit code in .status, seconds in .seconds
+sanitize() {
+  local tool=$1 program=$2 stem=$logs/$1_$2 begin=$SECONDS status=0
+  shift 2
+  timeout --kill-after=10 "$limit" "$sanitizer" --tool "$tool" --target-processes all --error-exitcode 1 --print-limit 20 \
+    "$bundle/run" "$program" "$@" >"$stem.log" 2>&1 || status=$?
+  echo "$status" >"$stem.status"
+  echo $((SECONDS - begin)) >"$stem.seconds"
+}
+
+failed=0 ran=0
+row() { printf '%-10s %-20s %-8s %5d s   %s\n' "$@"; }
+
+if [[ -x "$bundle/bin/pm_test_planted" ]]; then
+  sanitize memcheck pm_test_planted
+  stem=$logs/memcheck_pm_test_planted
+  if [[ "$(<"$stem.status")" != 0 ]] && grep -qE 'ERROR SUMMARY: [1-9]' "$stem.log"; then
+    row memcheck pm_test_planted found "$(<"$stem.seconds")" "the planted mistake is seen"
+  else
+    row memcheck pm_test_planted MISSED "$(<"$stem.seconds")" "the planted mistake is not seen: see $stem.log"
+    failed=$((failed + 1))
+  fi
+fi
+
+for tool in "${tools[@]}"; do
+  for program in "${programs[@]}"; do
+    while (($(jobs -rp | wc -l) >= jobs)); do wait -n; done
+    sanitize "$tool" "$program" "$filter" &
+  done
+done
+wait
+
+for tool in "${tools[@]}"; do
+  for program in "${programs[@]}"; do
+    stem=$logs/${tool}_$program
+    status=$(<"$stem.status")
+    # racecheck has its own words
+    detail=$(grep -E '(ERROR|RACECHECK) SUMMARY:' "$stem.log" | tail -n 1 | sed 's/^=* *//' | cut -c1-90)
+    case "$status" in
+      0)
+        if grep -q '^No tests\{0,1\}\( cases\)\{0,1\} \(ran\|matched\)' "$stem.log"; then
+          verdict="no tests"
+        else
+          verdict=clean ran=$((ran + 1))
+        fi
+        ;;
+      77) verdict=skipped ;;
+      124 | 137) verdict=timeout detail="more than $limit s: narrow the filter" failed=$((failed + 1)) ;;
+      *) verdict=FAILED failed=$((failed + 1)) ;;
+    esac
+    row "$tool" "$program" "$verdict" "$(<"$stem.seconds")" "$detail"
+  done
+done
+
+echo
+if ((failed != 0)); then
+  echo "$failed failed; logs in $logs. First findings:"
+  grep -hE -A8 '^=+ (Invalid|Uninitialized|Error|Barrier|Warning|Program hit)|FAILED:' "$logs"/*.log | head -n 60
+  exit 1
+fi
+if ((ran == 0)); then
+  echo "nothing was checked: no test matches $filter, or there is no GPU (logs in $logs)"
+  exit 1
+fi
+echo "$ran runs, no findings; logs in $logs"
