@@ -21,15 +21,15 @@ struct VerifyOptions {
   std::string folder;
 };
 
-// Largest relative error (2-norm, per tensor) that passes. bf16 storage rounds every activation to 8 bits, so only
-// its outputs are held to a limit that means something; its gradients are checked for being finite and of the right size.
+// Largest relative error (2-norm, per tensor) that passes. bf16 keeps 8 bits of every activation: the golden models lose up
+// to 0.14 in the gradient of a small bias that way.
 struct Tolerance {
   double output, gradient;
 };
 
 Tolerance tolerance_of(const std::string& precision) {
   if (precision == "fp64") return {1e-6, 1e-6};
-  if (precision == "bf16") return {5e-2, 1.0};
+  if (precision == "bf16") return {5e-2, 0.25};
   return {1e-4, 1e-3};
 }
 

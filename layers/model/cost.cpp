@@ -12,9 +12,11 @@ struct BlockValues {
 
 BlockValues block_values(const ModelConfig& config, int64_t channels) {
   const auto c = static_cast<double>(channels), inner = static_cast<double>(config.d_inner(channels));
-  const double projected = static_cast<double>(config.dt_rank(channels) + 2 * config.d_state);
+  const auto d_state = static_cast<double>(config.d_state);
+  const double projected = static_cast<double>(config.dt_rank(channels)) + 2 * d_state;
   const double saved = 2 * c + 2 * inner + 2 * (2 * inner + projected) + inner;  // t, hn, x, z; u, delta, dt B C twice; y
-  return {2 * c + 2 * inner + inner + projected + 3 * inner, saved + 2 * c + 6 * inner + 2 * projected};
+  const double scan_gradient = 3 * inner + 2 * d_state + 2 * inner;              // du, ddelta, dz; dB, dC; its scratch
+  return {2 * c + 2 * inner + inner + projected + 3 * inner, saved + c + inner + scan_gradient};
 }
 
 // Multiply-accumulates per token of one block.

@@ -144,7 +144,7 @@ constexpr const char* kGoldenFiles[] = {
 }  // namespace
 
 // seq_len 63 to 65 stand around one chunk, 1000 makes several, 4099 many.
-TEST_CASE("selective_scan on cuda equals cpu double at every length", "[cuda]") {
+TEST_CASE("selective_scan on cuda equals cpu double at every length", "[cuda][slow]") {
   const auto dtype = GENERATE(DType::f32, DType::bf16);
   const int64_t seq_len = GENERATE(0, 1, 7, 8, 9, 63, 64, 65, 1000, 4099);
   const int64_t batch = GENERATE(1, 2);
@@ -152,7 +152,7 @@ TEST_CASE("selective_scan on cuda equals cpu double at every length", "[cuda]") 
   check_against_double(cuda(), batch, seq_len, 6, 16, dtype, reverse);
 }
 
-TEST_CASE("selective_scan on cuda equals cpu double at every width", "[cuda]") {
+TEST_CASE("selective_scan on cuda equals cpu double at every width", "[cuda][slow]") {
   const auto dtype = GENERATE(DType::f32, DType::bf16);
   const int64_t d_inner = GENERATE(1, 3, 6, 33, 96);
   const int64_t d_state = GENERATE(1, 4, 5, 16, 17, 64);
@@ -160,7 +160,7 @@ TEST_CASE("selective_scan on cuda equals cpu double at every width", "[cuda]") {
   check_against_double(cuda(), 2, 137, d_inner, d_state, dtype, reverse);
 }
 
-TEST_CASE("selective_scan on cuda equals cpu double on long and on wide inputs", "[cuda]") {
+TEST_CASE("selective_scan on cuda equals cpu double on long and on wide inputs", "[cuda][slow]") {
   check_against_double(cuda(), 1, 200'003, 6, 16, DType::f32, false);
   check_against_double(cuda(), 1, 50'021, 12, 16, DType::bf16, true);
   check_against_double(cuda(), 2, 1023, 384, 16, DType::f32, true);

@@ -9,7 +9,12 @@ namespace pm::test {
 void* CheckedBackend::allocate(size_t bytes) {
   if (bytes == 0) return nullptr;
   auto* block = static_cast<std::byte*>(inner_->allocate(bytes + 2 * kGuardBytes));
-  inner_->fill_bytes(block, kPoison, bytes + 2 * kGuardBytes);
+  if (poison_) {
+    inner_->fill_bytes(block, kPoison, bytes + 2 * kGuardBytes);
+  } else {
+    inner_->fill_bytes(block, kPoison, kGuardBytes);
+    inner_->fill_bytes(block + kGuardBytes + bytes, kPoison, kGuardBytes);
+  }
   return block + kGuardBytes;
 }
 

@@ -13,7 +13,8 @@ class CheckedBackend final : public Backend {
   static constexpr size_t kGuardBytes = 256;
   static constexpr uint8_t kPoison = 0xff;  // all ones is NaN in f32, bf16 and f64, and -1 in i64
 
-  explicit CheckedBackend(std::shared_ptr<Backend> inner) : inner_(std::move(inner)) {}
+  // Without `poison` the memory between the guard bands stays as it comes, for tools that watch for uninitialised reads.
+  explicit CheckedBackend(std::shared_ptr<Backend> inner, bool poison = true) : inner_(std::move(inner)), poison_(poison) {}
 
   Device device() const override { return inner_->device(); }
   std::string description() const override { return inner_->description(); }
@@ -35,6 +36,7 @@ class CheckedBackend final : public Backend {
 
  private:
   std::shared_ptr<Backend> inner_;
+  bool poison_;
   std::atomic<int64_t> violations_{0};
 };
 

@@ -15,7 +15,10 @@ namespace {
 
 constexpr int kSkipped = 77;
 
-std::shared_ptr<CheckedBackend> checked(Device device) { return std::make_shared<CheckedBackend>(make_backend(device)); }
+// PM_TEST_NO_POISON=1 is for compute-sanitizer's initcheck: poisoned memory would count as initialised.
+std::shared_ptr<CheckedBackend> checked(Device device) {
+  return std::make_shared<CheckedBackend>(make_backend(device), std::getenv("PM_TEST_NO_POISON") == nullptr);
+}
 
 // Created on first use, kept for the whole run.
 const std::shared_ptr<CheckedBackend>& cpu_backend() {
@@ -78,7 +81,12 @@ static int run(int argc, char** argv) {
   if (data_dir().empty()) exclude += "~[data]";
   if (!exclude.empty()) {
     if (config.testsOrTags.empty()) config.testsOrTags.emplace_back();
-    for (std::string& spec : config.testsOrTags) spec = exclude + spec;
+    for (std::string& spec : config.testsOrTags) {  // a comma starts an alternative
+      for (size_t comma = spec.find(','); comma != std::string::npos; comma = spec.find(',', comma + 1)) {
+        spec.insert(comma + 1, exclude);
+      }
+      spec.insert(0, exclude);
+    }
   }
   const auto& all = Catch::getAllTestCasesSorted(session.config());
   const auto selected = Catch::filterTests(all, session.config().testSpec(), session.config());
