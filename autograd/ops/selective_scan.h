@@ -6,7 +6,7 @@
 namespace pm {
 
 // u, delta, z: (batch, seq_len, d_inner); A: (d_inner, d_state); B, C: (batch, seq_len, d_state); D_skip, delta_bias:
-// (d_inner)
+//              (d_inner)
 Variable selective_scan(Context& ctx, const Variable& u, const Variable& delta, const Variable& A, const Variable& B,
                         const Variable& C, const Variable& D_skip, const Variable& z, const Variable& delta_bias,
                         bool reverse);

@@ -3,18 +3,15 @@
 // x, out, dout, dx: (rows, channels); weight, dweight: (channels) float32
 //
 // launch  : up to 32 channels (millions of rows): a block takes tiles of 128 rows. The tile is read as one flat run, so
-// loads
-//           and stores are coalesced whatever the row length, and kept in shared memory with an odd row stride; then
-//           one thread sums one row. Above 32 channels a warp takes a row, or four rows at once up to 128 channels, to
-//           keep enough loads in flight. Forward at most kMaxGrid blocks, gradient at most kGradGrid, looping over
-//           tiles or rows.
+//           loads and stores are coalesced whatever the row length, and kept in shared memory with an odd row stride;
+//           then one thread sums one row. Above 32 channels a warp takes a row, or four rows at once up to 128
+//           channels, to keep enough loads in flight. Forward at most kMaxGrid blocks, gradient at most kGradGrid,
+//           looping over tiles or rows.
 // traffic : forward 1 read + 1 write, gradient 2 reads + 1 write of rows * channels * sizeof(T) bytes; the second pass
-// over
-//           a row comes from L1 or L2. Bandwidth-bound: floor at 4.25 TB/s 1.9 us and 2.8 us per 1e6 float32.
+//           over a row comes from L1 or L2. Bandwidth-bound: floor at 4.25 TB/s 1.9 us and 2.8 us per 1e6 float32.
 // numerics: float maths. dweight: every block sums its rows in float in a fixed order and writes one row of partial
-// sums;
-//           column_sum adds those in double. Grid sizes are constants, so the bits are the same in every run and on
-//           every GPU.
+//           sums; column_sum adds those in double. Grid sizes are constants, so the bits are the same in every run and
+//           on every GPU.
 #include "cuda/core/reduce.cuh"
 #include "engine/ops/norm/rms_norm.h"
 

@@ -8,8 +8,7 @@
 // sub + kLanes, ... of the tile, computes softplus and gates there once, and leaves (delta, delta * u) in the warp's
 // shared memory.
 // Masks: a channel, step or state outside the problem reads as zero. delta = 0 decays by exactly 1 and adds nothing, so
-//        masked
-// steps leave every state as it is; masked states start at 0 and stay 0.
+//        masked steps leave every state as it is; masked states start at 0 and stay 0.
 #pragma once
 #include "cuda/core/launch.cuh"
 #include "cuda/core/reduce.cuh"

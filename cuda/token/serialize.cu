@@ -4,14 +4,13 @@
 //                        region of 16 x 16, 59 200 for 20 x 20 regions of 224 x 224. One 64-bit division per block;
 //                        offsets inside a window are 32-bit.
 //              traffic : reads 1 or 4 bytes, writes sizeof(T) per value; stores run along the tokens (coalesced), loads
-//              along
-//                        the rows of the window. Bandwidth-bound; floor at 4.25 TB/s for 20 x 20 regions of 224 x 224
+//                        along the rows of the window. Bandwidth-bound; floor at 4.25 TB/s for 20 x 20 regions of 224 x 224
 //                        from u8 to bf16: 181 MB, 43 us.
 // deserialize: launch  : block of kBlock threads per kBlock pixels of one image row; a thread moves the 3 values of one
-// pixel.
+//                        pixel.
 //              traffic : reads sizeof(T), writes 4 bytes per value; floor for the same slide from bf16: 361 MB, 85 us.
 // cls_grad   : launch  : one block of kSumBlock threads per channel, each thread strides over regions in double, then a
-// tree.
+//                        tree.
 //              traffic : one 32-byte sector per region; a latency of a few microseconds.
 // numerics   : float maths; sums over regions in double. deterministic: fixed order, no atomics.
 #include "cuda/core/launch.cuh"

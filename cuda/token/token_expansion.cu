@@ -1,15 +1,13 @@
 // Shift-merge and neighbour merge along one axis of every region's map (engine/ops/token/token_expansion.h).
 //
 // launch  : block of kBlock threads per kTile output values of one region, regions * tiles blocks in x, one value per
-// thread
-//           and step. Forward loops over values of out, backward over values of dtokens: both gather, nothing is
+//           thread and step. Forward loops over values of out, backward over values of dtokens: both gather, nothing is
 //           scattered. Smallest stage (one region of 2 x 1 cells, 3 channels): 1 block; largest (20 x 20 regions of 224
 //           x 224 x 3 to 224 x 112 x 6): 59 200 blocks.
 // traffic : every value of the input is used by 2 or 3 outputs that lie close together, so caches serve the repeats: in
-// + out
-//           once each, bandwidth-bound; floor at 4.25 TB/s for that slide in bf16: 241 MB, 57 us.
-// indices : one 64-bit division per block; two 32-bit divisions per value (token and channel, then the cell of the
-// map). numerics: float maths, one rounding at the end. deterministic: no atomics.
+//           and out once each, bandwidth-bound; floor at 4.25 TB/s for that slide in bf16: 241 MB, 57 us.
+// indices : one 64-bit division per block; two 32-bit divisions per value (token and channel, then the cell of the map)
+// numerics: float maths, one rounding at the end. deterministic: no atomics.
 #include "cuda/core/launch.cuh"
 #include "engine/ops/token/token_expansion.h"
 

@@ -9,8 +9,7 @@
 //            n_regions = ceil(height / region_size) * ceil(width / region_size); the missing pixels at the right and
 //            the bottom are white
 // Gradient : dimage = the tokens put back at their pixels (padding and CLS dropped), dcls_token = sum over batch and
-// regions of
-//            the CLS rows of dtokens
+//            regions of the CLS rows of dtokens
 #pragma once
 #include "engine/core/tensor.h"
 #include "engine/ops/token/scan_order.h"
