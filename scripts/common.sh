@@ -15,12 +15,16 @@ step() {
   printf '%-34s' "$label"
   "$@" >>"$log" 2>&1 || status=$?
   if ((status != 0)); then
-    printf 'failed after %d s\n\n' $((SECONDS - begin))
-    # Compiler errors come before ninja's last lines: show them first, then the end.
-    { tail -n "+$first" "$log" | grep -nE '(error|Error|FAILED|fatal)[: ]' | head -n 20; } || true
-    printf -- '--- last lines of %s\n' "$log"
-    tail -n "+$first" "$log" | tail -n 30
-    printf '\nerror: "%s" failed with exit code %d; its whole output is in %s\n' "$label" "$status" "$log"
+    printf 'failed after %d s\n' $((SECONDS - begin))
+    {
+      echo
+      if (($(wc -l <"$log") - first > 30)); then  # compiler errors come before the last lines
+        tail -n "+$first" "$log" | grep -E '(error|Error|FAILED|fatal)[: ]' | head -n 20 || true
+        echo "--- last lines"
+      fi
+      tail -n "+$first" "$log" | tail -n 30
+      printf '\nerror: "%s" failed with exit code %d; its whole output is in %s\n' "$label" "$status" "$log"
+    } >&2
     exit "$status"
   fi
   printf '%4d s\n' $((SECONDS - begin))

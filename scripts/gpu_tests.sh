@@ -20,7 +20,7 @@ logs=$(cd "$logs" && pwd)
 if [[ -n "${PM_DATA:-}" ]]; then PM_DATA=$(realpath "$PM_DATA") && export PM_DATA; fi
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo "nvidia-smi: no GPU found"
-failed=0 ran=0 no_gpu=0
+failed=0 ran=0 no_gpu=0 failed_logs=()
 row() { printf '%-34s %-8s %5d s   %s\n' "$@"; }
 
 # check NAME LOG PROGRAM [arguments]
@@ -35,8 +35,8 @@ check() {
       verdict=skipped
       if grep -q 'a CUDA device' "$log"; then no_gpu=1; fi
       ;;
-    124 | 137) verdict=timeout failed=$((failed + 1)) detail="more than $limit s" ;;
-    *) verdict=FAILED failed=$((failed + 1)) ;;
+    124 | 137) verdict=timeout failed=$((failed + 1)) detail="more than $limit s" failed_logs+=("$log") ;;
+    *) verdict=FAILED failed=$((failed + 1)) failed_logs+=("$log") ;;
   esac
   if grep -q '^No tests\{0,1\}\( cases\)\{0,1\} \(ran\|matched\)' "$log"; then verdict="no tests"; fi
   row "$name" "$verdict" $((SECONDS - begin)) "$detail"
@@ -61,7 +61,7 @@ fi
 echo
 if ((failed != 0)); then
   echo "$failed failed; logs in $logs. First failures:"
-  grep -hE -A6 'FAILED:|^error:|"ok": ?false' "$logs"/*.log | head -n 60
+  grep -hE -A6 'FAILED:|^error:|"ok": ?false' "${failed_logs[@]}" | head -n 60
   exit 1
 fi
 if ((no_gpu || ran == 0)); then

@@ -52,7 +52,15 @@ sanitize() {
   echo $((SECONDS - begin)) >"$stem.seconds"
 }
 
-failed=0 ran=0
+# The runs share the processors: few threads each, asleep while they wait.
+threads=$(($(nproc) / jobs))
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+
+failed=0 ran=0 failed_logs=()
+fail() {
+  failed=$((failed + 1))
+  failed_logs+=("$stem.log")
+}
 row() { printf '%-10s %-20s %-8s %5d s   %s\n' "$@"; }
 
 for tool in "${tools[@]}"; do
@@ -62,7 +70,7 @@ for tool in "${tools[@]}"; do
     row "$tool" pm_test_planted found "$(<"$stem.seconds")" "the planted bug is seen"
   else
     row "$tool" pm_test_planted MISSED "$(<"$stem.seconds")" "the planted bug is not seen: see $stem.log"
-    failed=$((failed + 1))
+    fail
   fi
 done
 
@@ -84,13 +92,16 @@ for tool in "${tools[@]}"; do
       0)
         if grep -q '^No tests\{0,1\}\( cases\)\{0,1\} \(ran\|matched\)' "$stem.log"; then
           verdict="no tests"
+        elif [[ -z "$detail" ]] || grep -q 'before first instrumented' "$stem.log"; then
+          verdict=FAILED detail="the sanitizer saw no CUDA call"
+          fail
         else
           verdict=clean ran=$((ran + 1))
         fi
         ;;
       77) verdict=skipped ;;
-      124 | 137) verdict=timeout detail="more than $limit s: narrow the filter" failed=$((failed + 1)) ;;
-      *) verdict=FAILED failed=$((failed + 1)) ;;
+      124 | 137) verdict=timeout detail="more than $limit s: narrow the filter" && fail ;;
+      *) verdict=FAILED && fail ;;
     esac
     row "$tool" "$program" "$verdict" "$(<"$stem.seconds")" "$detail"
   done
@@ -99,7 +110,7 @@ done
 echo
 if ((failed != 0)); then
   echo "$failed failed; logs in $logs. First findings:"
-  grep -hE -A8 '^=+ (Invalid|Uninitialized|Error|Barrier|Warning|Program hit)|FAILED:' "$logs"/*.log | head -n 60
+  grep -hE -A8 '^=+ (Invalid|Uninitialized|Error|Barrier|Warning|Program hit)|FAILED:' "${failed_logs[@]}" | head -n 60
   exit 1
 fi
 if ((ran == 0)); then
