@@ -29,7 +29,7 @@ packages=(
   build-essential g++ cmake ninja-build ccache pkg-config                    # build
   libopenslide-dev libtiff-dev "$jpeg" libpng-dev                            # slides and images
   libopenblas-openmp-dev                                                     # matrix products on the CPU
-  nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev                   # JSON, command line, log, text
+  nlohmann-json3-dev libcli11-dev libfmt-dev                                 # JSON, command line, text
   catch2                                                                     # tests
 )
 

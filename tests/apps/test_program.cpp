@@ -50,7 +50,8 @@ bool contains(const std::string& text, const std::string& part) { return text.fi
 // A four-layer model on 16 x 16 regions: fast enough to train in a test.
 std::string write_small_model(const std::string& folder, Head head, int64_t outputs) {
   ModelConfig config;
-  config.layers = {{3, Expansion::horizontal_cat}, {6, Expansion::vertical_cat}, {12, Expansion::horizontal_cat}, {24, {}}};
+  config.layers = {
+      {3, Expansion::horizontal_cat}, {6, Expansion::vertical_cat}, {12, Expansion::horizontal_cat}, {24, {}}};
   config.region_size = 16;
   config.head = head;
   config.num_classes = outputs;
@@ -115,7 +116,8 @@ TEST_CASE("rejected input ends with exit code 3 and names the file", "[cpu]") {
 TEST_CASE("verify passes on the golden models and fails on a damaged one", "[cpu][golden]") {
   for (const std::string name : {"nano_single", "nano_fusion", "nano_survival"}) {
     for (const std::string precision : {"fp32", "fp64"}) {
-      const Outcome outcome = run_program("verify " + golden_dir() + "/" + name + " --device cpu --json --precision " + precision);
+      const Outcome outcome =
+          run_program("verify " + golden_dir() + "/" + name + " --device cpu --json --precision " + precision);
       CAPTURE(name, precision, outcome.err);
       CHECK(outcome.code == 0);
       const std::vector<Json> lines = json_lines(outcome.out);
@@ -124,7 +126,8 @@ TEST_CASE("verify passes on the golden models and fails on a damaged one", "[cpu
     }
   }
   const TempDir folder;
-  fs::copy(golden_dir() + "/nano_single", folder.path(), fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+  fs::copy(golden_dir() + "/nano_single", folder.path(),
+           fs::copy_options::recursive | fs::copy_options::overwrite_existing);
   std::string config = read_text(folder.path() + "/config.json");
   const std::string key = "\"norm_eps\": 1e-05";
   REQUIRE(contains(config, key));
@@ -161,7 +164,8 @@ TEST_CASE("a broken slide costs only itself", "[cpu]") {
   write_stripes(slides.path(), 0);
   write_stripes(slides.path(), 1);
   std::ofstream(slides.path() + "/broken.png") << "no image";
-  const Outcome outcome = run_program("infer " + slides.path() + " --device cpu --json --model " + model + " --out " + folder.path() + "/out");
+  const Outcome outcome = run_program("infer " + slides.path() + " --device cpu --json --model " + model + " --out " +
+                                      folder.path() + "/out");
   CHECK(outcome.code == 3);
   CHECK(contains(outcome.err, "broken.png"));
   const std::vector<Json> lines = json_lines(outcome.out);
@@ -174,29 +178,33 @@ TEST_CASE("finetune learns a table of images and infer predicts them", "[cpu]") 
   const std::string model = write_small_model(folder.path() + "/init", Head::classification, 7);
   std::ofstream table(folder.path() + "/table.csv");
   table << "path,label\n";
-  for (int i = 0; i < 6; ++i) table << fs::path(write_stripes(folder.path(), i)).filename().string() << "," << i % 2 << "\n";
+  for (int i = 0; i < 6; ++i)
+    table << fs::path(write_stripes(folder.path(), i)).filename().string() << "," << i % 2 << "\n";
   table.close();
   std::ofstream(folder.path() + "/options.json") << R"({"epochs": 30, "lr": 0.01, "accumulate": 2})";
   const std::string run = folder.path() + "/run";
-  const Outcome trained = run_program("finetune " + folder.path() + "/table.csv --device cpu --json --init " + model + " --out " + run +
-                                      " --config " + folder.path() + "/options.json");
+  const Outcome trained = run_program("finetune " + folder.path() + "/table.csv --device cpu --json --init " + model +
+                                      " --out " + run + " --config " + folder.path() + "/options.json");
   CAPTURE(trained.err);
   REQUIRE(trained.code == 0);
   const std::vector<Json> epochs = json_lines(trained.out);
   REQUIRE(epochs.size() == 30);
   CHECK(epochs.back()["loss"].get<double>() < 0.1);
   CHECK(json_lines(read_text(run + "/metrics.jsonl")).size() == 30);
-  const Outcome predicted = run_program("infer " + folder.path() + "/table.csv --device cpu --json --model " + run + "/model");
+  const Outcome predicted =
+      run_program("infer " + folder.path() + "/table.csv --device cpu --json --model " + run + "/model");
   const std::vector<Json> lines = json_lines(predicted.out);
   REQUIRE(lines.size() == 6);
-  for (int i = 0; i < 6; ++i) CHECK(lines[static_cast<size_t>(i)]["probabilities"][static_cast<size_t>(i % 2)].get<double>() > 0.5);
+  for (int i = 0; i < 6; ++i)
+    CHECK(lines[static_cast<size_t>(i)]["probabilities"][static_cast<size_t>(i % 2)].get<double>() > 0.5);
 }
 
 TEST_CASE("bad tables are refused with row and column", "[cpu]") {
   const TempDir folder;
   const auto refused = [&](const std::string& text, const std::string& part) {
     std::ofstream(folder.path() + "/table.csv") << text;
-    const Outcome outcome = run_program("finetune " + folder.path() + "/table.csv --device cpu --out " + folder.path() + "/run");
+    const Outcome outcome =
+        run_program("finetune " + folder.path() + "/table.csv --device cpu --out " + folder.path() + "/run");
     CAPTURE(text, outcome.err);
     CHECK(outcome.code == 3);
     CHECK(contains(outcome.err, part));

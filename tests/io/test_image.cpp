@@ -56,7 +56,7 @@ TEST_CASE("jpeg grey and colour, baseline and progressive", "[cpu]") {
   CHECK(read.height == 9);
   CHECK(read.rgb == std::vector<uint8_t>(17 * 9 * 3, 90));
   CHECK_THAT(error_message([&] { io::decode_image(jpeg_bytes(8, 8, 4, std::vector<uint8_t>(8 * 8 * 4, 9)), "t.jpg"); }),
-             Catch::Contains("t.jpg") && Catch::Contains("CMYK"));
+             ContainsSubstring("t.jpg") && ContainsSubstring("CMYK"));
 }
 
 TEST_CASE("pictures cut anywhere are refused with the file's name", "[cpu]") {
@@ -66,7 +66,7 @@ TEST_CASE("pictures cut anywhere are refused with the file's name", "[cpu]") {
   for (size_t length = 0; length < bytes.size(); length += length < 700 ? 1 : 37) {
     CAPTURE(length);
     CHECK_THAT(error_message([&] { io::decode_image(std::string_view(bytes).substr(0, length), "t.img"); }),
-               Catch::Contains("t.img"));
+               ContainsSubstring("t.img"));
   }
 }
 
@@ -86,11 +86,11 @@ TEST_CASE("pictures above the limit and other files are refused", "[cpu]") {
   const io::Image image = picture(20, 10);
   CHECK_THAT(
       error_message([&] { io::decode_image(png_bytes(20, 10, PNG_COLOR_TYPE_RGB, 8, image.rgb), "t.png", 199); }),
-      Catch::Contains("20 x 10 pixels, at most 199"));
+      ContainsSubstring("20 x 10 pixels, at most 199"));
   CHECK_THAT(error_message([&] { io::decode_image(jpeg_bytes(20, 10, 3, image.rgb), "t.jpg", 199); }),
-             Catch::Contains("20 x 10 pixels, at most 199"));
-  CHECK_THAT(error_message([] { io::decode_image("GIF89a", "t.gif"); }), Catch::Contains("neither PNG nor JPEG"));
-  CHECK_THAT(error_message([] { io::read_image("/no/such/file.png"); }), Catch::Contains("no such file"));
+             ContainsSubstring("20 x 10 pixels, at most 199"));
+  CHECK_THAT(error_message([] { io::decode_image("GIF89a", "t.gif"); }), ContainsSubstring("neither PNG nor JPEG"));
+  CHECK_THAT(error_message([] { io::read_image("/no/such/file.png"); }), ContainsSubstring("no such file"));
   CHECK_THROWS_AS(io::write_png("/tmp/never.png", io::Image{}), ShapeError);
   CHECK_THROWS_AS(io::write_png("/tmp/never.png", io::Image{2, 2, {1, 2, 3}}), ShapeError);
 }

@@ -31,9 +31,9 @@ TEST_CASE("fusion merges alpha / n_layers of the first regions per layer, at mos
   ModelConfig config = published_config("6m", 0);
   CHECK(config.fusion_k(1, 1) == 0);
   CHECK(config.fusion_k(30, 30) == 1);
-  CHECK(config.fusion_k(31, 31) == 2);   // ceil(0.8 * 31 / 24)
+  CHECK(config.fusion_k(31, 31) == 2);  // ceil(0.8 * 31 / 24)
   CHECK(config.fusion_k(400, 400) == 14);
-  CHECK(config.fusion_k(400, 5) == 2);   // floor(5 / 2)
+  CHECK(config.fusion_k(400, 5) == 2);  // floor(5 / 2)
   config.fusion_count = FusionCount::current;
   CHECK(config.fusion_k(400, 30) == 1);
 }

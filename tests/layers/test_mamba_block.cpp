@@ -1,13 +1,11 @@
-#include "layers/nn/mamba_block.h"
-
 #include <cmath>
 
 #include "autograd/core/recompute.h"
+#include "layers/nn/mamba_block.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
 namespace {
-
 
 struct BlockShape {
   int64_t batch, seq_len, channels, d_state, d_conv;
@@ -53,14 +51,13 @@ std::vector<Tensor> run_with_gradients(Context& ctx, const BlockShape& shape, DT
   Variable out;
   if (recomputed) {
     const std::vector<Variable> captured = leaves;
-    out = recompute(
-        ctx,
-        [captured](Context& c, const std::vector<Variable>& inputs) {
-          std::vector<Variable> v = captured;
-          v[0] = inputs[0];
-          return run_block(c, v);
-        },
-        {leaves[0]});
+    out = recompute(ctx,
+                    [captured](Context& c, const std::vector<Variable>& inputs) {
+                      std::vector<Variable> v = captured;
+                      v[0] = inputs[0];
+                      return run_block(c, v);
+                    },
+                    {leaves[0]});
   } else {
     out = run_block(ctx, leaves);
   }
@@ -79,7 +76,8 @@ TEST_CASE("mamba block gradient", "[cpu][grad]") {
   GradcheckOptions options;
   options.full_limit = 60;
   options.projections = 3;
-  check_gradient([](Context& ctx, const std::vector<Variable>& v) { return run_block(ctx, v); }, block_values(shape), options);
+  check_gradient([](Context& ctx, const std::vector<Variable>& v) { return run_block(ctx, v); }, block_values(shape),
+                 options);
 }
 
 TEST_CASE("divide_out halves the sum of both directions", "[cpu]") {

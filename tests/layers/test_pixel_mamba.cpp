@@ -1,16 +1,14 @@
-#include "layers/model/pixel_mamba.h"
-
 #include "autograd/ops/cross_entropy.h"
 #include "autograd/ops/survival_nll.h"
 #include "engine/core/check.h"
 #include "engine/ops/loss/cross_entropy.h"
 #include "io/checkpoint/model_folder.h"
 #include "io/checkpoint/safetensors.h"
+#include "layers/model/pixel_mamba.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
 namespace {
-
 
 using Tensors = std::map<std::string, Tensor>;
 
@@ -31,7 +29,8 @@ Tensors run_golden(Context& ctx, const std::string& name, DType activation, bool
     loss = survival_nll(ctx, result.logits, input.at("bin").copy_to(ctx), input.at("censored").copy_to(ctx));
   } else {
     const auto labels = input.at("label").to_host<int64_t>();
-    loss = cross_entropy(ctx, result.logits, ops::one_hot(ctx, labels, model.config().num_classes, param_dtype(activation)), 0.0);
+    loss = cross_entropy(ctx, result.logits,
+                         ops::one_hot(ctx, labels, model.config().num_classes, param_dtype(activation)), 0.0);
   }
   CHECK(result.regions_left == read_golden(name, "expected").at("regions_left").to_host<int64_t>()[0]);
   backward(ctx, loss);
@@ -39,7 +38,8 @@ Tensors run_golden(Context& ctx, const std::string& name, DType activation, bool
                      {"embedding", result.embedding.value()},
                      {"loss", loss.value()},
                      {"grad.image", image.grad()}};
-  for (const Parameter& parameter : model.parameters()) results.emplace("grad." + parameter.name, parameter.value.grad());
+  for (const Parameter& parameter : model.parameters())
+    results.emplace("grad." + parameter.name, parameter.value.grad());
   return results;
 }
 
@@ -59,7 +59,8 @@ const char* const kGoldenModels[] = {"nano_single", "nano_fusion", "nano_surviva
 // A network of four layers on 8 x 8 regions, f64 where exactness matters.
 ModelConfig tiny_config() {
   ModelConfig config;
-  config.layers = {{3, Expansion::horizontal_cat}, {6, Expansion::vertical_avg}, {6, Expansion::vertical_cat}, {12, {}}};
+  config.layers = {
+      {3, Expansion::horizontal_cat}, {6, Expansion::vertical_avg}, {6, Expansion::vertical_cat}, {12, {}}};
   config.d_state = 4;
   config.region_size = 8;
   config.num_classes = 3;
@@ -84,14 +85,16 @@ TEST_CASE("golden models on cuda", "[cuda][golden]") {
 }
 
 TEST_CASE("two runs give the same bits on the cpu, recomputed or not", "[cpu]") {
-  const Tensors first = run_golden(cpu(), "nano_fusion", DType::f32), second = run_golden(cpu(), "nano_fusion", DType::f32, false);
+  const Tensors first = run_golden(cpu(), "nano_fusion", DType::f32),
+                second = run_golden(cpu(), "nano_fusion", DType::f32, false);
   for (const auto& [name, value] : first) check_same_bits(value, second.at(name), name);
   CHECK(cpu().live_nodes()->load() == 0);
 }
 
 TEST_CASE("two runs give the same bits on cuda, recomputed or not", "[cuda]") {
   const DType dtype = GENERATE(DType::f32, DType::bf16);
-  const Tensors first = run_golden(cuda(), "nano_fusion", dtype), second = run_golden(cuda(), "nano_fusion", dtype, false);
+  const Tensors first = run_golden(cuda(), "nano_fusion", dtype),
+                second = run_golden(cuda(), "nano_fusion", dtype, false);
   for (const auto& [name, value] : first) check_same_bits(value, second.at(name), name);
   CHECK(cuda().live_nodes()->load() == 0);
 }
@@ -115,12 +118,14 @@ TEST_CASE("u8 pixels and the same pixels normalised agree", "[cpu]") {
   std::vector<double> normalised(pixels.size());
   for (int64_t p = 0; p < height * width; ++p) {
     for (int64_t c = 0; c < 3; ++c) {
-      normalised[static_cast<size_t>(c * height * width + p)] = (pixels[static_cast<size_t>(p * 3 + c)] / 255.0 - mean[c]) / deviation[c];
+      normalised[static_cast<size_t>(c * height * width + p)] =
+          (pixels[static_cast<size_t>(p * 3 + c)] / 255.0 - mean[c]) / deviation[c];
     }
   }
   const Tensor bytes = Tensor::from_host(cpu(), {1, height, width, 3}, pixels);
   const Tensor values = Tensor::from_host(cpu(), {1, 3, height, width}, normalised);
-  check_close(model.forward(cpu(), Variable(bytes)).logits.value(), model.forward(cpu(), Variable(values)).logits.value(), 1e-12);
+  check_close(model.forward(cpu(), Variable(bytes)).logits.value(),
+              model.forward(cpu(), Variable(values)).logits.value(), 1e-12);
 }
 
 TEST_CASE("initialisation follows its rules and the seed", "[cpu]") {
@@ -128,7 +133,8 @@ TEST_CASE("initialisation follows its rules and the seed", "[cpu]") {
   int64_t count = 0;
   for (const Parameter& parameter : model.parameters()) {
     count += parameter.value.value().numel();
-    const bool matrix = parameter.value.shape().rank() >= 2 && parameter.name != "cls_token" && !parameter.name.ends_with("_log");
+    const bool matrix =
+        parameter.value.shape().rank() >= 2 && parameter.name != "cls_token" && !parameter.name.ends_with("_log");
     INFO(parameter.name);
     CHECK(parameter.decay == matrix);
     const std::vector<float> values = parameter.value.value().to_host<float>();
@@ -149,7 +155,8 @@ TEST_CASE("initialisation follows its rules and the seed", "[cpu]") {
     }
   }
   CHECK(count == parameter_count(model.config()));
-  const PixelMamba same(cpu(), published_config("6m", 10), DType::f32, 0), other(cpu(), published_config("6m", 10), DType::f32, 1);
+  const PixelMamba same(cpu(), published_config("6m", 10), DType::f32, 0),
+      other(cpu(), published_config("6m", 10), DType::f32, 1);
   const auto value_of = [](const PixelMamba& m) { return m.parameters()[2].value.value(); };
   check_same_bits(value_of(model), value_of(same));
   CHECK(relative_error(value_of(other), value_of(model)) > 0.1);
@@ -158,8 +165,28 @@ TEST_CASE("initialisation follows its rules and the seed", "[cpu]") {
 TEST_CASE("a seed gives the same weights on cuda", "[cuda]") {
   const PixelMamba host(cpu(), tiny_config(), DType::f32, 5), device(cuda(), tiny_config(), DType::f32, 5);
   for (size_t i = 0; i < host.parameters().size(); ++i) {
-    check_same_bits(host.parameters()[i].value.value(), device.parameters()[i].value.value().copy_to(cpu()), host.parameters()[i].name);
+    check_same_bits(host.parameters()[i].value.value(), device.parameters()[i].value.value().copy_to(cpu()),
+                    host.parameters()[i].name);
   }
+}
+
+// 2700 images of 50,177 tokens: B and C of the first layer hold more than 2^31 values each.
+TEST_CASE("a batch past 2^31 values gives what its first image gives alone on cuda", "[cuda][slow]") {
+  const int64_t batch = 2700, size = 224;
+  if (cuda().backend().total_bytes() < int64_t{120} << 30) {
+    WARN("not run: needs a GPU with 120 GiB");
+    return;
+  }
+  const NoGrad no_grad(cuda());
+  const PixelMamba model(cuda(), published_config("6m", 0), DType::f32, 0);
+  std::vector<uint8_t> pixels(static_cast<size_t>(batch * size * size * 3));
+  const size_t image_bytes = static_cast<size_t>(size * size * 3);
+  for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<uint8_t>((i % image_bytes) * 131 / 7 % 256);
+  const Tensor all = Tensor::from_host(cuda(), {batch, size, size, 3}, pixels);
+  const Tensor together = model.forward(cuda(), Variable(all)).embedding.value();
+  const Tensor alone = model.forward(cuda(), Variable(all.rows(0, 1).copy_to(cuda()))).embedding.value();
+  for (const int64_t i : {int64_t{0}, batch / 2, batch - 1})
+    check_close(together.rows(i, i + 1), alone, 1e-4, "image " + std::to_string(i));
 }
 
 TEST_CASE("a model folder survives a round trip and names what does not fit", "[cpu]") {
@@ -168,7 +195,8 @@ TEST_CASE("a model folder survives a round trip and names what does not fit", "[
   io::write_model(folder.path(), model);
   const PixelMamba loaded = io::read_model(cpu(), folder.path(), DType::f32);
   for (size_t i = 0; i < model.parameters().size(); ++i) {
-    check_same_bits(model.parameters()[i].value.value(), loaded.parameters()[i].value.value(), model.parameters()[i].name);
+    check_same_bits(model.parameters()[i].value.value(), loaded.parameters()[i].value.value(),
+                    model.parameters()[i].name);
   }
   Tensors weights = model.weights(cpu());
   weights.erase("norm_f.weight");
@@ -200,7 +228,7 @@ TEST_CASE("a table other than the published ones trains too", "[cpu][grad]") {
   options.full_limit = 0;
   options.projections = 3;
   check_gradient([&](Context& ctx, const std::vector<Variable>& v) { return model.forward(ctx, v[0]).logits; },
-                       {normal(4, {1, 3, 8, 16})}, options);
+                 {normal(4, {1, 3, 8, 16})}, options);
 }
 
 }  // namespace pm::test

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "engine/ops/optim/adamw.h"
+#include "tests/support/golden.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
@@ -72,5 +73,29 @@ TEST_CASE("adamw names what does not match", "[cpu]") {
   CHECK_THROWS_AS(ops::adamw_step(cpu(), param, narrow, exp_avg, exp_avg_sq, {}), DTypeError);
   CHECK_THROWS_AS(ops::adamw_step(cpu(), param, param, exp_avg, exp_avg_sq, {0.1, 0.9, 0.999, 1e-8, 0.0, 0}), Error);
 }
+
+namespace {
+
+void check_adamw_file(Context& ctx, DType dtype) {
+  const auto golden = load_golden("adamw_37.safetensors");
+  const auto item = [&](const char* name) { return golden_item(golden, name); };
+  Tensor param = on(ctx, golden.at("param"), dtype);
+  Tensor exp_avg = Tensor::zeros(ctx, param.shape(), dtype), exp_avg_sq = Tensor::zeros(ctx, param.shape(), dtype);
+  for (int64_t step = 1; step <= 3; ++step) {
+    ops::adamw_step(ctx, param, on(ctx, golden.at("grad" + std::to_string(step - 1)), dtype), exp_avg, exp_avg_sq,
+                    {item("lr"), item("beta1"), item("beta2"), item("eps"), item("weight_decay"), step});
+  }
+  check_close(param, golden.at("param_out"), tolerance(DType::f32), "param");
+  check_close(exp_avg, golden.at("exp_avg"), tolerance(DType::f32), "exp_avg");
+  check_close(exp_avg_sq, golden.at("exp_avg_sq"), tolerance(DType::f32), "exp_avg_sq");
+}
+
+}  // namespace
+
+TEST_CASE("adamw matches its golden file", "[cpu][golden]") {
+  check_adamw_file(cpu(), DType::f64);
+  check_adamw_file(cpu(), DType::f32);
+}
+TEST_CASE("adamw on cuda matches its golden file", "[cuda][golden]") { check_adamw_file(cuda(), DType::f32); }
 
 }  // namespace pm::test

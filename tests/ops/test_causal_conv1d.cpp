@@ -5,6 +5,7 @@
 #include "autograd/ops/causal_conv1d.h"
 #include "engine/cpu/core/fast_exp.h"
 #include "engine/ops/conv/causal_conv1d.h"
+#include "tests/support/golden.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
@@ -180,6 +181,29 @@ TEST_CASE("causal_conv1d names what does not match", "[cpu]") {
   CHECK_THROWS_AS(run(p.x, p.weight, normal(1, {4})), ShapeError);
   CHECK_THROWS_AS(run(p.x, on(cpu(), p.weight, DType::f32), p.bias), DTypeError);
   CHECK_THROWS_AS(ops::causal_conv1d_grad(cpu(), normal(1, {2, 4, 3}), p.x, p.weight, p.bias, false), ShapeError);
+}
+
+namespace {
+
+void check_causal_conv1d_files(Context& ctx, DType dtype) {
+  for (const std::string file :
+       {"causal_conv1d_forward_1x2x5.safetensors", "causal_conv1d_forward_2x37x6.safetensors",
+        "causal_conv1d_reverse_1x2x5.safetensors", "causal_conv1d_reverse_2x37x6.safetensors"}) {
+    check_golden_op(ctx, file, dtype, {"x", "weight", "bias"},
+                    [reverse = file.find("reverse") != std::string::npos](Context& c, const auto&, const auto& v) {
+                      return causal_conv1d(c, v[0], v[1], v[2], reverse);
+                    });
+  }
+}
+
+}  // namespace
+
+TEST_CASE("causal_conv1d matches its golden files", "[cpu][golden]") {
+  check_causal_conv1d_files(cpu(), DType::f64);
+  check_causal_conv1d_files(cpu(), DType::f32);
+}
+TEST_CASE("causal_conv1d on cuda matches its golden files", "[cuda][golden]") {
+  check_causal_conv1d_files(cuda(), DType::f32);
 }
 
 }  // namespace pm::test

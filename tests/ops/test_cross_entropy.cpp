@@ -2,6 +2,7 @@
 
 #include "autograd/ops/cross_entropy.h"
 #include "engine/ops/loss/cross_entropy.h"
+#include "tests/support/golden.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
@@ -107,6 +108,26 @@ TEST_CASE("cross_entropy names what does not match", "[cpu]") {
   CHECK_THROWS_AS(ops::cross_entropy(cpu(), logits, on(cpu(), logits, DType::f32), 0.0), DTypeError);
   CHECK_THROWS_AS(ops::cross_entropy(cpu(), logits, logits, 1.5), Error);
   CHECK_THROWS_AS(ops::cross_entropy_grad(cpu(), normal(1, {2}), logits, logits, 0.0), ShapeError);
+}
+
+namespace {
+
+void check_cross_entropy_files(Context& ctx, DType dtype) {
+  for (const std::string file : {"cross_entropy_1x3.safetensors", "cross_entropy_6x10.safetensors"}) {
+    check_golden_op(ctx, file, dtype, {"logits"}, [dtype](Context& c, const auto& golden, const auto& v) {
+      return cross_entropy(c, v[0], on(c, golden.at("targets"), dtype), golden_item(golden, "label_smoothing"));
+    });
+  }
+}
+
+}  // namespace
+
+TEST_CASE("cross_entropy matches its golden files", "[cpu][golden]") {
+  check_cross_entropy_files(cpu(), DType::f64);
+  check_cross_entropy_files(cpu(), DType::f32);
+}
+TEST_CASE("cross_entropy on cuda matches its golden files", "[cuda][golden]") {
+  check_cross_entropy_files(cuda(), DType::f32);
 }
 
 }  // namespace pm::test

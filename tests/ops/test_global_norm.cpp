@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "engine/ops/optim/global_norm.h"
+#include "tests/support/golden.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
@@ -83,6 +84,30 @@ TEST_CASE("global_norm names what does not match", "[cpu]") {
   CHECK_THROWS_AS(ops::global_norm(cpu(), {normal(1, {3}), on(cpu(), normal(1, {3}), DType::f32)}), DTypeError);
   CHECK_THROWS_AS(ops::clip_by_norm(cpu(), tensors, normal(1, {2}), 1.0), ShapeError);
   CHECK_THROWS_AS(ops::clip_by_norm(cpu(), tensors, normal(1, {1}), 0.0), Error);
+}
+
+namespace {
+
+void check_global_norm_file(Context& ctx, DType dtype) {
+  const auto golden = load_golden("global_norm.safetensors");
+  std::vector<Tensor> tensors;
+  for (int i = 0; i < 3; ++i) tensors.push_back(on(ctx, golden.at("tensor" + std::to_string(i)), dtype));
+  const Tensor norm = ops::global_norm(ctx, tensors);
+  check_close(norm, golden.at("norm"), tolerance(DType::f32), "norm");
+  ops::clip_by_norm(ctx, tensors, norm, golden_item(golden, "max_norm"));
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    check_close(tensors[i], golden.at("clipped" + std::to_string(i)), tolerance(DType::f32), "clipped");
+  }
+}
+
+}  // namespace
+
+TEST_CASE("global_norm and clip_by_norm match their golden file", "[cpu][golden]") {
+  check_global_norm_file(cpu(), DType::f64);
+  check_global_norm_file(cpu(), DType::f32);
+}
+TEST_CASE("global_norm and clip_by_norm on cuda match their golden file", "[cuda][golden]") {
+  check_global_norm_file(cuda(), DType::f32);
 }
 
 }  // namespace pm::test

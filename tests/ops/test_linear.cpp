@@ -2,6 +2,7 @@
 
 #include "autograd/ops/linear.h"
 #include "engine/ops/gemm/linear.h"
+#include "tests/support/golden.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
@@ -214,5 +215,22 @@ TEST_CASE("linear names what does not match", "[cpu]") {
   CHECK_THROWS_AS(ops::linear_grad_input(cpu(), {normal(1, {4, 5}), normal(1, {3, 5})}, normal(1, {10, 3})),
                   ShapeError);
 }
+
+namespace {
+
+void check_linear_files(Context& ctx, DType dtype) {
+  for (const std::string file : {"linear_1x1_to_1.safetensors", "linear_2x9x5_to_7.safetensors"}) {
+    check_golden_op(ctx, file, dtype, {"x", "weight", "bias"},
+                    [](Context& c, const auto&, const auto& v) { return linear(c, v[0], v[1], v[2]); });
+  }
+}
+
+}  // namespace
+
+TEST_CASE("linear matches its golden files", "[cpu][golden]") {
+  check_linear_files(cpu(), DType::f64);
+  check_linear_files(cpu(), DType::f32);
+}
+TEST_CASE("linear on cuda matches its golden files", "[cuda][golden]") { check_linear_files(cuda(), DType::f32); }
 
 }  // namespace pm::test

@@ -2,6 +2,7 @@
 
 #include "autograd/ops/neg_exp.h"
 #include "engine/ops/elementwise/neg_exp.h"
+#include "tests/support/golden.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
@@ -46,5 +47,21 @@ TEST_CASE("neg_exp names what does not match", "[cpu]") {
   CHECK_THROWS_AS(ops::neg_exp_grad(cpu(), normal(1, {3}), normal(1, {4})), ShapeError);
   CHECK_THROWS_AS(ops::neg_exp_grad(cpu(), on(cpu(), normal(1, {3}), DType::f32), normal(1, {3})), DTypeError);
 }
+
+namespace {
+
+void check_neg_exp_files(Context& ctx, DType dtype) {
+  for (const std::string file : {"neg_exp_5x16.safetensors"}) {
+    check_golden_op(ctx, file, dtype, {"x"}, [](Context& c, const auto&, const auto& v) { return neg_exp(c, v[0]); });
+  }
+}
+
+}  // namespace
+
+TEST_CASE("neg_exp matches its golden files", "[cpu][golden]") {
+  check_neg_exp_files(cpu(), DType::f64);
+  check_neg_exp_files(cpu(), DType::f32);
+}
+TEST_CASE("neg_exp on cuda matches its golden files", "[cuda][golden]") { check_neg_exp_files(cuda(), DType::f32); }
 
 }  // namespace pm::test

@@ -3,6 +3,7 @@
 #include "autograd/ops/rms_norm.h"
 #include "engine/ops/elementwise/scaled_add.h"
 #include "engine/ops/norm/rms_norm.h"
+#include "tests/support/golden.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
@@ -117,5 +118,23 @@ TEST_CASE("rms_norm names what does not match", "[cpu]") {
   CHECK_THROWS_AS(ops::rms_norm_grad(cpu(), normal(1, {3, 2}), x, weight, kEps), ShapeError);
   CHECK_THROWS_AS(ops::rms_norm_grad(cpu(), on(cpu(), x, DType::f32), x, weight, kEps), DTypeError);
 }
+
+namespace {
+
+void check_rms_norm_files(Context& ctx, DType dtype) {
+  for (const std::string file : {"rms_norm_5x7.safetensors", "rms_norm_3x384.safetensors"}) {
+    check_golden_op(ctx, file, dtype, {"x", "weight"}, [](Context& c, const auto& golden, const auto& v) {
+      return rms_norm(c, v[0], v[1], golden_item(golden, "eps"));
+    });
+  }
+}
+
+}  // namespace
+
+TEST_CASE("rms_norm matches its golden files", "[cpu][golden]") {
+  check_rms_norm_files(cpu(), DType::f64);
+  check_rms_norm_files(cpu(), DType::f32);
+}
+TEST_CASE("rms_norm on cuda matches its golden files", "[cuda][golden]") { check_rms_norm_files(cuda(), DType::f32); }
 
 }  // namespace pm::test

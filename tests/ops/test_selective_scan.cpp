@@ -1,42 +1,15 @@
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "autograd/ops/selective_scan.h"
+#include "engine/ops/elementwise/uniform.h"
 #include "engine/ops/scan/selective_scan.h"
+#include "tests/support/golden.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
 namespace {
-
-// The tensors of a golden file, as CPU f64.
-std::map<std::string, Tensor> load_golden(const std::string& file) {
-  std::ifstream stream(golden_dir() + "/" + file, std::ios::binary);
-  REQUIRE(stream.good());
-  const std::string bytes((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-  uint64_t header_size = 0;
-  REQUIRE(bytes.size() > sizeof(header_size));
-  std::memcpy(&header_size, bytes.data(), sizeof(header_size));
-  REQUIRE(header_size <= bytes.size() - sizeof(header_size));
-  const auto header = nlohmann::json::parse(bytes.substr(sizeof(header_size), header_size));
-  std::map<std::string, Tensor> tensors;
-  for (const auto& [name, entry] : header.items()) {
-    if (name == "__metadata__") continue;
-    REQUIRE(entry.at("dtype") == "F32");
-    const auto sizes = entry.at("shape").get<std::vector<int64_t>>();
-    const Shape shape(sizes.begin(), sizes.end());
-    std::vector<float> values(static_cast<size_t>(shape.numel()));
-    const size_t begin = sizeof(header_size) + header_size + entry.at("data_offsets").at(0).get<size_t>();
-    REQUIRE(begin + values.size() * sizeof(float) <= bytes.size());
-    std::memcpy(values.data(), bytes.data() + begin, values.size() * sizeof(float));
-    tensors.emplace(name, widen(Tensor::from_host(cpu(), shape, values)));
-  }
-  return tensors;
-}
 
 // (batch, rows, columns) to (batch, columns, rows), CPU f64.
 Tensor transposed(const Tensor& tensor) {
@@ -122,7 +95,7 @@ void check_against_double(Context& ctx, int64_t batch, int64_t seq_len, int64_t 
 
 void check_golden(Context& ctx, const std::string& file, DType dtype, double allowed) {
   CAPTURE(file);
-  const std::map<std::string, Tensor> golden = load_golden("ops/" + file);
+  const std::map<std::string, Tensor> golden = load_golden(file);
   const bool reverse = file.find("reverse") != std::string::npos;
   const auto value = [&](const std::string& name) {
     const Tensor& tensor = golden.at(name);
@@ -287,6 +260,56 @@ TEST_CASE("selective_scan names what does not match", "[cpu]") {
   }
   CHECK_THROWS_AS(scan_grad(cpu(), normal(1, {2, 5, 4}), good, false), ShapeError);
   CHECK_THROWS_AS(scan(cpu(), make_inputs(1, 2, 3, 65, DType::f64), false), ShapeError);
+}
+
+namespace {
+
+// Tokens [begin, end) of a (1, seq_len, channels) tensor: the same memory.
+Tensor tokens_of(const Tensor& tensor, int64_t begin, int64_t end) {
+  const int64_t channels = tensor.size(2);
+  return tensor.reshape({tensor.size(1), channels}).rows(begin, end).reshape({1, end - begin, channels});
+}
+
+}  // namespace
+
+// The state forgets within a few hundred tokens here, so the last tokens of a very long sequence must come out as if the
+// sequence began shortly before them, and so must their gradients.
+TEST_CASE("selective_scan works past 2^31 elements on cuda", "[cuda][slow]") {
+  const int64_t seq_len = (int64_t{1} << 31) + 12'345, window = 20'000, compared = 10'000;
+  if (cuda().backend().total_bytes() < int64_t{120} << 30) {
+    WARN("not run: needs a GPU with 120 GiB");
+    return;
+  }
+  const bool reverse = GENERATE(false, true);
+  const auto random = [&](double low, double high) {
+    return ops::uniform(cuda(), {1, seq_len, 1}, DType::bf16, low, high);
+  };
+  const Tensor u = random(-1, 1), delta = random(-2, 1), B = random(-1, 1), C = random(-1, 1), z = random(-1, 1),
+               dout = random(-1, 1);
+  const Tensor A = Tensor::from_host<float>(cuda(), {1, 1}, {-0.5f}),
+               D_skip = Tensor::from_host<float>(cuda(), {1}, {0.7f}),
+               delta_bias = Tensor::from_host<float>(cuda(), {1}, {0.1f});
+  const Tensor out = ops::selective_scan(cuda(), u, delta, A, B, C, D_skip, z, delta_bias, reverse);
+  const auto grads = ops::selective_scan_grad(cuda(), dout, u, delta, A, B, C, D_skip, z, delta_bias, reverse);
+
+  // Forwards the window ends with the sequence; in reverse the scan ends at its first token.
+  const int64_t first = reverse ? 0 : seq_len - window, checked = reverse ? 0 : window - compared;
+  const auto part = [&](const Tensor& t) { return widen(tokens_of(t, first, first + window)); };
+  const Tensor a = widen(A), d = widen(D_skip), bias = widen(delta_bias);
+  const Tensor expected =
+      ops::selective_scan(cpu(), part(u), part(delta), a, part(B), part(C), d, part(z), bias, reverse);
+  const auto expected_grads =
+      ops::selective_scan_grad(cpu(), part(dout), part(u), part(delta), a, part(B), part(C), d, part(z), bias, reverse);
+  const auto check = [&](const Tensor& actual, const Tensor& reference, const char* what) {
+    check_close(tokens_of(part(actual), checked, checked + compared), tokens_of(reference, checked, checked + compared),
+                tolerance(DType::bf16), what);
+  };
+  check(out, expected, "out");
+  check(grads.du, expected_grads.du, "du");
+  check(grads.ddelta, expected_grads.ddelta, "ddelta");
+  check(grads.dB, expected_grads.dB, "dB");
+  check(grads.dC, expected_grads.dC, "dC");
+  check(grads.dz, expected_grads.dz, "dz");
 }
 
 }  // namespace pm::test

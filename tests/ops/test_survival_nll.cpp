@@ -1,44 +1,13 @@
 #include <cmath>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "autograd/ops/survival_nll.h"
 #include "engine/ops/loss/survival_nll.h"
+#include "tests/support/golden.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
 namespace {
-
-// Tensors of a stored reference: float values widened to f64, integers as they are, on the CPU.
-std::map<std::string, Tensor> load_golden(const std::string& file) {
-  std::ifstream stream(golden_dir() + "/" + file, std::ios::binary);
-  REQUIRE(stream.good());
-  const std::string bytes(std::istreambuf_iterator<char>(stream), {});
-  uint64_t header_size = 0;
-  REQUIRE(bytes.size() >= sizeof(header_size));
-  std::memcpy(&header_size, bytes.data(), sizeof(header_size));
-  const char* values = bytes.data() + sizeof(header_size) + header_size;
-  const auto header = nlohmann::json::parse(bytes.substr(sizeof(header_size), header_size));
-  std::map<std::string, Tensor> tensors;
-  for (const auto& [name, entry] : header.items()) {
-    if (name == "__metadata__") continue;
-    const std::vector<int64_t> sizes = entry["shape"];
-    const Shape shape(sizes.begin(), sizes.end());
-    const char* begin = values + entry["data_offsets"][0].get<size_t>();
-    const auto read = [&]<typename T>(T) {
-      std::vector<T> read_values(static_cast<size_t>(shape.numel()));
-      std::memcpy(read_values.data(), begin, read_values.size() * sizeof(T));
-      return Tensor::from_host(cpu(), shape, read_values);
-    };
-    tensors[name] = entry["dtype"] == "I64"   ? read(int64_t{})
-                    : entry["dtype"] == "F32" ? widen(read(float{}))
-                                              : read(double{});
-  }
-  return tensors;
-}
 
 Tensor scalar(double value) { return Tensor::from_host(cpu(), {1}, std::vector<double>{value}); }
 
@@ -71,7 +40,7 @@ void check_device(Context& ctx, const Problem& p) {
 }
 
 void check_golden(Context& ctx, DType dtype) {
-  auto golden = load_golden("ops/survival_nll_6x4.safetensors");
+  auto golden = load_golden("survival_nll_6x4.safetensors");
   const Variable logits(on(ctx, golden.at("logits"), dtype), true);
   const Variable loss = survival_nll(ctx, logits, golden.at("bin").copy_to(ctx), golden.at("censored").copy_to(ctx));
   backward(ctx, loss);

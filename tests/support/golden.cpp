@@ -62,4 +62,23 @@ std::map<std::string, Tensor> load_golden(const std::string& file) {
   return tensors;
 }
 
+double golden_item(const std::map<std::string, Tensor>& golden, const std::string& name) {
+  return golden.at(name).to_host<double>().at(0);
+}
+
+void check_golden_op(Context& ctx, const std::string& file, DType dtype, const std::vector<std::string>& names,
+                     const GoldenFn& fn) {
+  INFO(file);
+  const auto golden = load_golden(file);
+  std::vector<Variable> inputs;
+  for (const std::string& name : names) inputs.emplace_back(on(ctx, golden.at(name), dtype), true);
+  const Variable out = fn(ctx, golden, inputs);
+  const bool is_loss = golden.contains("loss");
+  check_close(out.value(), golden.at(is_loss ? "loss" : "out"), tolerance(DType::f32), "value");
+  backward(ctx, out, is_loss ? Tensor() : on(ctx, golden.at("dout"), dtype));
+  for (size_t i = 0; i < names.size(); ++i) {
+    check_close(inputs[i].grad(), golden.at("d" + names[i]), tolerance(DType::f32), "d" + names[i]);
+  }
+}
+
 }  // namespace pm::test

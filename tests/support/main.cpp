@@ -30,12 +30,25 @@ const std::shared_ptr<CheckedBackend>& cuda_backend() {
   return backend;
 }
 
-struct GuardListener : Catch::TestEventListenerBase {
-  using TestEventListenerBase::TestEventListenerBase;
+// What Catch2 2 and 3 name differently.
+#if CATCH_VERSION_MAJOR >= 3
+using ListenerBase = Catch::EventListenerBase;
+std::string test_name(const Catch::TestCaseStats& stats) { return stats.testInfo->name; }
+bool only_lists(const Catch::ConfigData& config) { return config.listTests || config.listTags || config.listReporters; }
+#else
+using ListenerBase = Catch::TestEventListenerBase;
+std::string test_name(const Catch::TestCaseStats& stats) { return stats.testInfo.name; }
+bool only_lists(const Catch::ConfigData& config) {
+  return config.listTests || config.listTags || config.listReporters || config.listTestNamesOnly;
+}
+#endif
+
+struct GuardListener : ListenerBase {
+  using ListenerBase::ListenerBase;
   void testCaseEnded(const Catch::TestCaseStats& stats) override {
     const int64_t now = cpu_backend()->violations() + (has_cuda() ? cuda_backend()->violations() : 0);
     if (now != seen_) {
-      std::cerr << "error: " << stats.testInfo.name << ": " << now - seen_ << " allocation(s) were written outside\n";
+      std::cerr << "error: " << test_name(stats) << ": " << now - seen_ << " allocation(s) were written outside\n";
       ++failed;
     }
     seen_ = now;
@@ -75,15 +88,15 @@ static int run(int argc, char** argv) {
   Catch::Session session;
   if (const int code = session.applyCommandLine(argc, argv); code != 0) return code;
   auto& config = session.configData();
-  if (config.listTests || config.listTags || config.listReporters || config.listTestNamesOnly) return session.run();
+  if (only_lists(config)) return session.run();
   std::string exclude;
   if (!has_cuda()) exclude += "~[cuda]";
   if (data_dir().empty()) exclude += "~[data]";
   if (!exclude.empty()) {
     if (config.testsOrTags.empty()) config.testsOrTags.emplace_back();
-    for (std::string& spec : config.testsOrTags) {  // a comma starts an alternative
+    for (std::string& spec : config.testsOrTags) {  // a comma starts an alternative, \, is part of a name
       for (size_t comma = spec.find(','); comma != std::string::npos; comma = spec.find(',', comma + 1)) {
-        spec.insert(comma + 1, exclude);
+        if (comma == 0 || spec[comma - 1] != '\\') spec.insert(comma + 1, exclude);
       }
       spec.insert(0, exclude);
     }

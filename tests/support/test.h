@@ -3,16 +3,19 @@
 // Tags: [cpu] runs everywhere; [cuda] needs a GPU and is reported as skipped without one; [data] needs the folder named by
 // the environment variable PM_DATA; [grad] gradient checks; [golden] stored references; [slow] over a few seconds.
 #pragma once
-#if __has_include(<catch2/catch_all.hpp>)
-#include <catch2/catch_all.hpp>
-#else
-#include <catch2/catch.hpp>
-#endif
-
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
+
+#if __has_include(<catch2/catch_all.hpp>)
+#include <catch2/catch_all.hpp>
+using Catch::Approx;
+using Catch::Matchers::ContainsSubstring;
+#else
+#include <catch2/catch.hpp>
+inline auto ContainsSubstring(const std::string& part) { return Catch::Contains(part); }
+#endif
 
 #include "autograd/core/variable.h"
 #include "engine/core/tensor.h"
