@@ -42,11 +42,11 @@ fi
 
 # sanitize TOOL PROGRAM [arguments]: output in $logs/TOOL_PROGRAM.log, exit code in .status, seconds in .seconds
 sanitize() {
-  local tool=$1 program=$2 stem=$logs/$1_$2 begin=$SECONDS status=0 options=()
+  local tool=$1 program=$2 stem=$logs/$1_$2 begin=$SECONDS status=0 options=() variables=()
   shift 2
   if [[ "$tool" == memcheck ]]; then options+=(--report-api-errors no); fi  # a test provokes a refused allocation
-  if [[ "$tool" == initcheck ]]; then export PM_TEST_NO_POISON=1; fi        # poisoned memory would count as written
-  timeout --kill-after=10 "$limit" "$sanitizer" --tool "$tool" --target-processes all --error-exitcode 1 --print-limit 20 "${options[@]}" \
+  if [[ "$tool" == initcheck ]]; then variables+=(PM_TEST_NO_POISON=1); fi  # poisoned memory would count as written
+  env "${variables[@]}" timeout --kill-after=10 "$limit" "$sanitizer" --tool "$tool" --target-processes all --error-exitcode 1 --print-limit 20 "${options[@]}" \
     "$bundle/run" "$program" "$@" >"$stem.log" 2>&1 || status=$?
   echo "$status" >"$stem.status"
   echo $((SECONDS - begin)) >"$stem.seconds"
@@ -77,7 +77,9 @@ done
 for tool in "${tools[@]}"; do
   for program in "${programs[@]}"; do
     while (($(jobs -rp | wc -l) >= jobs)); do wait -n; done
-    sanitize "$tool" "$program" "$filter" &
+    # initcheck takes what cuBLAS writes for unwritten (its products come out right), and needs memory without poison.
+    if [[ "$tool" == initcheck ]]; then tests="$filter~[cublas]~[poison]"; else tests=$filter; fi
+    sanitize "$tool" "$program" "$tests" &
   done
 done
 wait

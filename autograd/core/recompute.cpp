@@ -5,16 +5,34 @@
 namespace pm {
 namespace {
 
+// The random state of the first run, and recording, while it lives.
+class Replay {
+ public:
+  Replay(Context& ctx, RngState rng) : ctx_(ctx), rng_(ctx.rng().state()) {
+    ctx_.rng().set_state(rng);
+    ctx_.set_grad_enabled(true);
+  }
+  ~Replay() {
+    ctx_.set_grad_enabled(false);
+    ctx_.rng().set_state(rng_);
+  }
+  Replay(const Replay&) = delete;
+  Replay& operator=(const Replay&) = delete;
+
+ private:
+  Context& ctx_;
+  RngState rng_;
+};
+
 void rerun_backward(Context& ctx, const RecomputeFn& fn, const std::vector<Saved>& saved, RngState rng, const Tensor& dout,
                     GradSink& grads) {
   std::vector<Variable> leaves;
   for (size_t i = 0; i < saved.size(); ++i) leaves.emplace_back(saved[i].tensor(), grads.wants(i));
-  const RngState now = ctx.rng().state();
-  ctx.rng().set_state(rng);
-  ctx.set_grad_enabled(true);
-  Variable out = fn(ctx, leaves);
-  ctx.set_grad_enabled(false);
-  ctx.rng().set_state(now);
+  Variable out;
+  {
+    const Replay replay(ctx, rng);
+    out = fn(ctx, leaves);
+  }
   if (out.requires_grad()) backward(ctx, out, dout);
   out = Variable();
   for (size_t i = 0; i < leaves.size(); ++i) {

@@ -56,7 +56,7 @@ TEST_CASE("fresh memory is NaN in every float type", "[cpu]") {
   CHECK(Tensor::empty(cpu(), {2}, DType::i64).to_host<int64_t>()[1] == -1);
 }
 
-TEST_CASE("fresh GPU memory is NaN", "[cuda]") {
+TEST_CASE("fresh GPU memory is NaN", "[cuda][poison]") {
   CHECK(std::isnan(Tensor::empty(cuda(), {2}, DType::f32).to_host<float>()[1]));
   CHECK(std::isnan(static_cast<float>(Tensor::empty(cuda(), {2}, DType::bf16).to_host<bfloat16>()[1])));
 }
