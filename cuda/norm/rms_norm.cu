@@ -236,14 +236,16 @@ void launch(const RmsNormArgs& args, Stream stream) {
     const size_t shared_bytes = sizeof(float) * static_cast<size_t>(kTileRows * ((channels | 1) + 1));
     rms_norm_tile_kernel<T><<<blocks_for(ceil_div(rows, kTileRows), kMaxGrid), kTileRows, shared_bytes, raw(stream)>>>(
         x, weight, out, rows, static_cast<int>(channels), eps);
+    PM_CHECK_LAUNCH("rms_norm");
   } else if (channels <= kManyRowsChannels) {
     rms_norm_kernel<T, kManyRows><<<blocks_for(ceil_div(rows, kWarps * kManyRows), kMaxGrid), kBlock, 0, raw(stream)>>>(
         x, weight, out, rows, channels, eps);
+    PM_CHECK_LAUNCH("rms_norm");
   } else {
     rms_norm_kernel<T, 1>
         <<<blocks_for(ceil_div(rows, kWarps), kMaxGrid), kBlock, 0, raw(stream)>>>(x, weight, out, rows, channels, eps);
+    PM_CHECK_LAUNCH("rms_norm");
   }
-  PM_CHECK_LAUNCH("rms_norm");
 }
 
 template <typename T>
@@ -263,14 +265,15 @@ void launch_grad(const RmsNormGradArgs& args, Stream stream) {
     const size_t shared_bytes = sizeof(float) * static_cast<size_t>(2 * kTileRows * ((channels | 1) + 1));
     rms_norm_grad_tile_kernel<T><<<blocks, kTileRows, shared_bytes, raw(stream)>>>(
         dout, x, weight, dx, partials.get(), rows, static_cast<int>(channels), eps);
+    PM_CHECK_LAUNCH("rms_norm_grad");
   } else {
     const bool in_shared = channels <= kSharedFloats;
     const size_t shared_bytes = in_shared ? sizeof(float) * static_cast<size_t>(warps * channels) : 0;
     const auto kernel = many_rows ? rms_norm_grad_kernel<T, kManyRows> : rms_norm_grad_kernel<T, 1>;
     kernel<<<blocks, static_cast<unsigned>(warps * kWarp), shared_bytes, raw(stream)>>>(
         dout, x, weight, dx, partials.get(), rows, channels, eps, in_shared);
+    PM_CHECK_LAUNCH("rms_norm_grad");
   }
-  PM_CHECK_LAUNCH("rms_norm_grad");
   column_sum(partials.get(), blocks, channels, static_cast<float*>(args.dweight), stream);
 }
 

@@ -33,17 +33,20 @@ int main(int argc, char** argv) {
   PM_CUDA_CHECK(cudaMalloc(&out, kThreads * sizeof(int)));
   if (bug == "memcheck") {
     write_past_the_end_kernel<<<1, kThreads>>>(out);
+    PM_CHECK_LAUNCH("write_past_the_end");
   } else if (bug == "racecheck") {
     read_without_barrier_kernel<<<1, kThreads>>>(out);
+    PM_CHECK_LAUNCH("read_without_barrier");
   } else if (bug == "initcheck") {
     copy_kernel<<<1, kThreads>>>(in, out);  // nobody wrote `in`
+    PM_CHECK_LAUNCH("copy");
   } else if (bug == "synccheck") {
     barrier_in_a_branch_kernel<<<1, kThreads>>>(out);
+    PM_CHECK_LAUNCH("barrier_in_a_branch");
   } else {
     std::fprintf(stderr, "usage: pm_test_planted memcheck|racecheck|initcheck|synccheck\n");
     return 2;
   }
-  PM_CHECK_LAUNCH("planted bug");
   PM_CUDA_CHECK(cudaDeviceSynchronize());
   PM_CUDA_CHECK(cudaFree(in));
   PM_CUDA_CHECK(cudaFree(out));
