@@ -1,4 +1,5 @@
-// The gated selective scan of one direction, forward. Layout of a warp and masks: selective_scan.cuh.
+// The gated selective scan of one direction, forward. Layout of a warp and masks: selective_scan.cuh. For d_state 9 to 16 most
+// shapes run the kernels of selective_scan_lane.cuh instead, with the same passes: see plan_lanes.
 //
 // maths   : s_i = exp(delta_i * A) * s_{i-1} + delta_i * B_i * u_i;  out_i = (<C_i, s_i> + D_skip * u_i) * silu(z_i)
 // shapes  : u, delta, z, out (batch, seq_len, d_inner); B, C (batch, seq_len, d_state); A (d_inner, d_state)
@@ -18,14 +19,16 @@
 //           GHz.
 // scratch : (d_state + 1) / chunk_len floats per element of u
 // numerics: float32 state and sums for any storage; ex2.approx with A * log2(e), 2 ulp. deterministic: no atomics
-#include "cuda/scan/selective_scan.cuh"
+#include "cuda/scan/selective_scan_lane.cuh"
 
 namespace pm::cuda {
 namespace scan {
 namespace {
 
-constexpr int64_t kEnoughWarps = 2048;
+constexpr int64_t kEnoughWarps = 2048;      // that one chunk per sequence is enough
+constexpr int64_t kEnoughLaneWarps = 1024;  // the same for the lane kernels, whose 16 states hide more latency
 constexpr int64_t kTargetWarps = 8192;
+constexpr int64_t kTargetLaneWarps = 132 * 20 * 4;  // four full rounds of 20 warps per multiprocessor of the reference GPU
 constexpr int64_t kMinChunk = 64;
 
 // One row strand per thread: columns of (d_inner, d_state) side by side, kStrands runs of chunks above each other.
@@ -157,17 +160,58 @@ __global__ void __launch_bounds__(kWarps* kWarp, kLanes == 4 ? 8 : 1)
   }
 }
 
-// Tokens of a chunk: a function of the shape, so that every GPU sums in the same order.
-int64_t chunk_length(int64_t batch, int64_t seq_len, int64_t groups) {
-  if (batch * groups >= kEnoughWarps || seq_len <= kMinChunk) return seq_len;
-  const int64_t share = ceil_div(ceil_div(batch * groups * seq_len, kTargetWarps), kSteps) * kSteps;
+// Tokens of a chunk: a function of the shape, so that every GPU sums in the same order. warps: those that one chunk of every
+// sequence keeps busy; chunks_per_warp: how many chunks share a warp.
+int64_t chunk_length(int64_t warps, int64_t seq_len, int64_t enough_warps, int64_t target_warps, int64_t chunks_per_warp) {
+  if (warps >= enough_warps || seq_len <= kMinChunk) return seq_len;
+  const int64_t share = ceil_div(ceil_div(warps * seq_len, target_warps * chunks_per_warp), kSteps) * kSteps;
   return std::max(share, kMinChunk);
+}
+
+// Geometry of the lane kernels (selective_scan_lane.cuh) for a shape; subs 0: the kernels above serve it better.
+struct LanePlan {
+  int subs = 0, width = 0;
+  int64_t groups = 0, chunk_len = 0;
+};
+
+LanePlan plan_lanes(const SelectiveScanArgs& a) {
+  if (a.d_state <= kLaneStates / 2 || a.d_state > kLaneStates) return {};
+  const int subs = a.d_inner <= kWarp / 2 ? 2 : 1;
+  const int64_t groups = ceil_div(a.d_inner, kWarp / subs), width = ceil_div(a.d_inner, groups);
+  if (subs * a.d_inner < groups * kWarp * 7 / 10) return {};  // too many idle lanes
+  // One pass over the whole sequence with four states per lane beats two passes.
+  const int64_t quarter_warps = a.batch * ceil_div(a.d_inner, Layout<4>::kChannels);
+  if (quarter_warps >= kEnoughWarps && a.batch * groups < kEnoughLaneWarps) return {};
+  const int64_t chunk_len = chunk_length(a.batch * groups, a.seq_len, kEnoughLaneWarps, kTargetLaneWarps, subs);
+  if (ceil_div(a.seq_len, chunk_len) < subs) return {};  // chunks that would share a warp are not there
+  return {subs, static_cast<int>(width), groups, chunk_len};
+}
+
+template <typename T, int kSubs>
+void run_lanes(const SelectiveScanArgs& args, const LanePlan& plan, Stream stream) {
+  const Problem p = make_problem(args, plan.groups, plan.chunk_len);
+  const Inputs<T> in = typed_inputs<T>(args);
+  const int64_t channels = p.chunks > 1 ? p.batch * p.chunks * p.d_inner : 0;
+  const Scratch<float> states(stream, channels * p.d_state), delta_sums(stream, channels);
+  const Chunks chunks{states.get(), nullptr, delta_sums.get()};
+  T* out = static_cast<T*>(args.out);
+  const int64_t works = p.batch * ceil_div(p.chunks, kSubs) * p.groups;
+  const unsigned blocks = blocks_for(works, kWarps);
+  if (p.chunks > 1) {
+    selective_scan_lane_kernel<T, kSubs, false>
+        <<<blocks, kWarps * kWarp, 0, raw(stream)>>>(p, plan.width, static_cast<unsigned>(works), in, chunks, out);
+    PM_CHECK_LAUNCH("selective_scan_lane summary");
+    carry(p, in.A, chunks, stream);
+  }
+  selective_scan_lane_kernel<T, kSubs, true>
+      <<<blocks, kWarps * kWarp, 0, raw(stream)>>>(p, plan.width, static_cast<unsigned>(works), in, chunks, out);
+  PM_CHECK_LAUNCH("selective_scan_lane finish");
 }
 
 template <typename T, int kLanes>
 void run(const SelectiveScanArgs& args, Stream stream) {
   const int64_t groups = ceil_div(args.d_inner, Layout<kLanes>::kChannels);
-  const Problem p = make_problem(args, groups, chunk_length(args.batch, args.seq_len, groups));
+  const Problem p = make_problem(args, groups, chunk_length(args.batch * groups, args.seq_len, kEnoughWarps, kTargetWarps, 1));
   const Inputs<T> in = typed_inputs<T>(args);
   const int64_t channels = p.chunks > 1 ? p.batch * p.chunks * p.d_inner : 0;
   const Scratch<float> states(stream, channels * p.d_state), delta_sums(stream, channels);
@@ -198,8 +242,13 @@ void carry(const Problem& p, const float* A, const Chunks& chunks, Stream stream
 }  // namespace scan
 
 void selective_scan(const SelectiveScanArgs& args, Stream stream) {
+  const scan::LanePlan plan = scan::plan_lanes(args);
   dispatch_float(args.dtype, [&]<typename T>() {
-    scan::dispatch_lanes(args.d_state, [&]<int kLanes>() { scan::run<T, kLanes>(args, stream); });
+    switch (plan.subs) {
+      case 1: return scan::run_lanes<T, 1>(args, plan, stream);
+      case 2: return scan::run_lanes<T, 2>(args, plan, stream);
+      default: scan::dispatch_lanes(args.d_state, [&]<int kLanes>() { scan::run<T, kLanes>(args, stream); });
+    }
   });
 }
 

@@ -140,6 +140,14 @@ TEST_CASE("selective_scan on cuda equals cpu double on long and on wide inputs",
   check_against_double(cuda(), 64, 65, 264, 16, DType::f32, false);  // so many channels that one chunk is enough
 }
 
+// One lane per channel: chunks share a warp up to 16 channels, and lanes idle at 12, 24 and 48.
+TEST_CASE("selective_scan with one lane per channel on cuda equals cpu double", "[cuda]") {
+  const auto dtype = GENERATE(DType::f32, DType::bf16);
+  const int64_t d_inner = GENERATE(11, 12, 16, 24, 48, 96);
+  const int64_t seq_len = GENERATE(64, 130, 321, 700);
+  check_against_double(cuda(), 2, seq_len, d_inner, seq_len % 2 == 0 ? 16 : 9, dtype, seq_len > 300);
+}
+
 TEST_CASE("selective_scan on cuda gives the same bits twice", "[cuda]") {
   const auto dtype = GENERATE(DType::f32, DType::bf16);
   const Inputs in = on_device(cuda(), make_inputs(2, 1501, 96, 16, dtype), dtype);
