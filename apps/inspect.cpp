@@ -7,6 +7,7 @@
 #include "engine/core/check.h"
 #include "engine/ops/backends.h"
 #include "io/checkpoint/model_folder.h"
+#include "io/checkpoint/safetensors.h"
 #include "io/config/model_config.h"
 #include "io/slide/slide.h"
 #include "layers/model/cost.h"
@@ -65,6 +66,27 @@ int inspect_model(const ModelConfig& config, const InspectOptions& options) {
   return kDone;
 }
 
+int inspect_weights(const InspectOptions& options) {
+  const io::SafetensorsHeader header = io::read_safetensors_header(options.input);
+  int64_t parameters = 0;
+  for (const io::SafetensorsEntry& entry : header.tensors) parameters += entry.shape.numel();
+  if (options.json) {
+    nlohmann::ordered_json tensors = nlohmann::ordered_json::array();
+    for (const io::SafetensorsEntry& entry : header.tensors) {
+      tensors.push_back({{"name", entry.name},
+                         {"dtype", to_string(entry.dtype)},
+                         {"shape", std::vector<int64_t>(entry.shape.begin(), entry.shape.end())}});
+    }
+    fmt::print("{}\n", nlohmann::ordered_json{{"parameters", parameters}, {"tensors", tensors}}.dump());
+    return kDone;
+  }
+  fmt::print("{}: {} tensors, {} values\n", options.input, header.tensors.size(), parameters);
+  for (const io::SafetensorsEntry& entry : header.tensors) {
+    fmt::print("  {:<48} {:>5}  {}\n", entry.name, to_string(entry.dtype), entry.shape.str());
+  }
+  return kDone;
+}
+
 int inspect_slide_file(const InspectOptions& options) {
   const io::SlideInfo info = io::inspect_slide(options.input);
   if (options.json) {
@@ -106,6 +128,7 @@ int run_inspect(const InspectOptions& options) {
     return inspect_model(io::read_model(host, options.input, DType::f32).config(), options);  // the weights are checked too
   }
   if (fs::path(options.input).extension() == ".json") return inspect_model(io::read_model_config(options.input), options);
+  if (fs::path(options.input).extension() == ".safetensors") return inspect_weights(options);
   return inspect_slide_file(options);
 }
 
@@ -114,7 +137,7 @@ int run_inspect(const InspectOptions& options) {
 void add_inspect(CLI::App& app, Command& command) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* verb = app.add_subcommand("inspect", "Describe a slide (size, levels, um per pixel) or a model (parameters, FLOPs, memory)");
-  verb->add_option("INPUT", options->input, "slide or image; model folder or config.json; or 6m / 21m")->required();
+  verb->add_option("INPUT", options->input, "slide or image; model folder, config.json or .safetensors; or 6m / 21m")->required();
   verb->add_option("--size", options->size, "models: side of the square input that costs are given for, pixels")
       ->capture_default_str()
       ->check(CLI::PositiveNumber)

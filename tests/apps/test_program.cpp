@@ -137,6 +137,21 @@ TEST_CASE("verify passes on the golden models and fails on a damaged one", "[cpu
   CHECK(json_lines(damaged.out).back()["verify"] == "fail");
 }
 
+TEST_CASE("inspect describes models, weights and slides", "[cpu]") {
+  CHECK(json_lines(run_program("inspect 21m --json").out).at(0)["parameters"] == 21'328'186);
+  const std::string golden = golden_dir() + "/nano_fusion";
+  const int64_t parameters = json_lines(run_program("inspect " + golden + " --json").out).at(0)["parameters"];
+  CHECK(json_lines(run_program("inspect " + golden + "/config.json --json").out).at(0)["parameters"] == parameters);
+  CHECK(json_lines(run_program("inspect " + golden + "/model.safetensors --json").out).at(0)["parameters"] ==
+        parameters);
+  const TempDir folder;
+  const std::string slide = folder.path() + "/slide.tif";
+  REQUIRE(run_program("example-slide " + slide + " --width 600 --height 400").code == 0);
+  const Json info = json_lines(run_program("inspect " + slide + " --json").out).at(0);
+  CHECK(info["width"] == 600);
+  CHECK(info["mpp"] == 0.5);
+}
+
 TEST_CASE("infer writes predictions and embeddings of a slide", "[cpu]") {
   const TempDir folder;
   const std::string slide = folder.path() + "/slide.tif", out = folder.path() + "/result";
