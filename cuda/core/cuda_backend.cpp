@@ -111,6 +111,9 @@ class CudaBackend final : public Backend {
   MemoryStats memory() const override { return {current_, peak_, allocations_}; }
   void reset_peak() override { peak_ = current_; }
   int64_t total_bytes() const override { return total_; }
+  void allow_tf32(bool allowed) override {
+    PM_CUBLAS_CHECK(cublasSetMathMode(state_.blas, allowed ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_PEDANTIC_MATH));
+  }
 
  private:
   [[noreturn]] void throw_out_of_memory(size_t bytes) {

@@ -43,6 +43,8 @@ class Backend {
   virtual MemoryStats memory() const = 0;
   virtual void reset_peak() = 0;
   virtual int64_t total_bytes() const = 0;  // memory of the device
+  // Whether float32 matrix products may round their factors to TF32 (10 bits of mantissa). Off at first; the CPU ignores it.
+  virtual void allow_tf32(bool) {}
 };
 
 }  // namespace pm
