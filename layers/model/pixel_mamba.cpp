@@ -3,7 +3,6 @@
 #include <cmath>
 #include <utility>
 
-#include "autograd/core/recompute.h"
 #include "autograd/core/reshape.h"
 #include "autograd/ops/cast.h"
 #include "autograd/ops/gather_cls.h"
@@ -109,10 +108,7 @@ Variable PixelMamba::run_layers(Context& ctx, Variable tokens, const ForwardOpti
     const int64_t batch = shape[0], n_regions = shape[1], region_len = shape[2], channels = shape[3];
     const Variable sequence = reshape(ctx, tokens, {batch, n_regions * region_len, channels});
     tokens = Variable();  // from here on only the block's input keeps this memory
-    const MambaBlock& block = blocks_[i];
-    const auto run_block = [&block](Context& c, const std::vector<Variable>& inputs) { return block(c, inputs[0]); };
-    const Variable mixed = options.recompute ? recompute(ctx, run_block, {sequence}) : block(ctx, sequence);
-    tokens = reshape(ctx, mixed, shape);
+    tokens = reshape(ctx, blocks_[i](ctx, sequence, options.recompute), shape);
 
     const int64_t k = config_.fusion_k(result.regions, n_regions);
     if (k > 0) {

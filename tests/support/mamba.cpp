@@ -68,16 +68,29 @@ MambaParameters block_parameters(const std::vector<Variable>& v) {
           {v.at(11), v.at(12), v.at(13), v.at(14), v.at(15), v.at(16), v.at(17)}};
 }
 
-std::vector<Tensor> run_block_with_gradients(Context& ctx, const GradFn& fn, const BlockShape& shape, DType dtype) {
+namespace {
+
+// Values and dout are rounded to `dtype`, then computed with in `computed`.
+std::vector<Tensor> run(Context& ctx, const GradFn& fn, const BlockShape& shape, DType dtype, DType computed) {
   std::vector<Variable> leaves;
   for (const Tensor& value : block_values(shape, dtype)) {
-    leaves.emplace_back(on(ctx, value, leaves.empty() ? dtype : param_dtype(dtype)), true);
+    leaves.emplace_back(on(ctx, value, leaves.empty() ? computed : param_dtype(computed)), true);
   }
   const Variable out = fn(ctx, leaves);
   std::vector<Tensor> results = {out.value()};
-  backward(ctx, out, on(ctx, normal(99, out.shape(), 1.0, dtype), dtype));
+  backward(ctx, out, on(ctx, normal(99, out.shape(), 1.0, dtype), computed));
   for (const Variable& leaf : leaves) results.push_back(leaf.grad());
   return results;
+}
+
+}  // namespace
+
+std::vector<Tensor> run_block_with_gradients(Context& ctx, const GradFn& fn, const BlockShape& shape, DType dtype) {
+  return run(ctx, fn, shape, dtype, dtype);
+}
+
+std::vector<Tensor> run_block_in_double(const GradFn& fn, const BlockShape& shape, DType dtype) {
+  return run(cpu(), fn, shape, dtype, DType::f64);
 }
 
 void check_block(const std::vector<Tensor>& actual, const std::vector<Tensor>& expected, DType dtype) {

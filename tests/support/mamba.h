@@ -29,6 +29,8 @@ MambaParameters block_parameters(const std::vector<Variable>& v);
 
 // Runs fn on block_values and returns its output and the gradient of every value for one random dout.
 std::vector<Tensor> run_block_with_gradients(Context& ctx, const GradFn& fn, const BlockShape& shape, DType dtype);
+// The same numbers, rounded to `dtype`, computed by fn in double on the CPU.
+std::vector<Tensor> run_block_in_double(const GradFn& fn, const BlockShape& shape, DType dtype);
 // Compares two such results. The output must agree to tolerance(dtype); gradients have passed every product of the block
 // twice: 5e-5 in f32, 6e-2 in bf16, where a dozen intermediate values may be rounded to 8 bits one after the other.
 void check_block(const std::vector<Tensor>& actual, const std::vector<Tensor>& expected, DType dtype);
