@@ -25,60 +25,88 @@
 namespace pm::cuda::block {
 namespace {
 
+// dA, dD and dbias of the block: its chunks in order, one row of parameter partials. `shared` has room for (96, 16) floats and
+// (kTile, 96) pairs.
+__device__ __forceinline__ void store_parameters(const Sequences& s, float4* shared, const GradLane& lane,
+                                                 const Element (&elements)[kElements], const float2 (&sums)[kElements],
+                                                 float* parameters) {
+  float* dA = reinterpret_cast<float*>(shared);
+  float2* scalars = reinterpret_cast<float2*>(dA + kDirectionThreads * kStates);
+  __syncthreads();
+#pragma unroll
+  for (int c = 0; c < kLaneChannels; ++c) {
+#pragma unroll
+    for (int n = 0; n < kLaneStates; ++n) {
+      dA[(lane.first_channel + c) * kStates + lane.state_lane * kLaneStates + n] = lane.dA[c][n];
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kElements; ++j) {
+    const int slot = elements[j].slot, v = threadIdx.x / kWarp * kWarpChannels + slot % kWarpChannels;
+    scalars[slot / kWarpChannels * kDirectionThreads + v] = sums[j];
+  }
+  __syncthreads();
+  const int first_channel = blockIdx.x % s.groups * s.width, channels = min(s.width, s.d_inner - first_channel);
+  float* row = parameters + (blockIdx.x / s.groups * int64_t{s.d_inner} + first_channel) * kParameters;
+  for (int i = threadIdx.x; i < channels * kParameters; i += kGradThreads) {
+    const int channel = i / kParameters, n = i % kParameters;
+    float sum = 0.0f;
+    for (int v = channel; v < s.subs * s.width; v += s.width) {
+      if (n < kStates) {
+        sum += dA[v * kStates + n];
+        continue;
+      }
+      for (int t = 0; t < kTile; ++t) {
+        const float2 pair = scalars[t * kDirectionThreads + v];
+        sum += n == kStates ? pair.x : pair.y;
+      }
+    }
+    row[i] = sum;
+  }
+}
+
 template <typename T, int kSubLanes, bool kSecond>
 __global__ void __launch_bounds__(kGradThreads, 2)
     block_grad_kernel(const __grid_constant__ Sequences s, const __grid_constant__ GradInputs<T> in,
                       const __grid_constant__ GradOutputs<T> out) {
-  constexpr int kPieces = kSubLanes == 2 ? 4 : kSubLanes == 4 ? 2 : 1;
   extern __shared__ float4 shared[];
-  __shared__ SubTable table;
-  const GradMemory memory(shared);
-  const int group = blockIdx.x % s.groups;
-  const int64_t first_pair = blockIdx.x / s.groups * int64_t{s.subs};
-  table.fill(s, first_pair);
-  const Element elements[kElements] = {
-      Element(s, table, group, threadIdx.x, in.reverse),
-      Element(s, table, group, threadIdx.x + kGradThreads, in.reverse),
-      Element(s, table, group, threadIdx.x + 2 * kGradThreads, in.reverse),
-  };
-  GradLane lane;
-  lane.state_lane = threadIdx.x % kLaneStates;
-  lane.first_channel = static_cast<int>(threadIdx.x) / kLaneStates * kLaneChannels;
-  lane.sub = min(lane.first_channel / s.width, s.subs - 1);
-#pragma unroll
-  for (int c = 0; c < kLaneChannels; ++c) {
-    const Walk walk(s, table, group, lane.first_channel + c, in.reverse);
-    const int64_t channel = (first_pair + walk.sub) * s.d_inner + walk.channel;
-    const float4 zero = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    const bool carried = walk.live() && in.states != nullptr;
-    unpack(carried ? reinterpret_cast<const float4*>(in.states + channel * kStates)[lane.state_lane] : zero,
-           lane.state[c]);
-    unpack(carried ? reinterpret_cast<const float4*>(in.adjoints + channel * kStates)[lane.state_lane] : zero,
-           lane.q[c]);
-#pragma unroll
-    for (int n = 0; n < kLaneStates; ++n) {
-      const float log = in.A_log[walk.channel * kStates + lane.state_lane * kLaneStates + n];
-      lane.a2[c][n] = walk.live() ? -expf(log) * kLog2e : 0.0f;
-    }
-  }
-  forward_pass<T, kSecond, kPieces>(s, table, memory, in, out, elements, lane);
+  auto& memory = *reinterpret_cast<GradMemory<kSubLanes>*>(shared);
+  const int group = blockIdx.x % s.groups, warp_lane = threadIdx.x % kWarp;
+  memory.table.fill(s, blockIdx.x / s.groups * int64_t{s.subs});
+  GradWalk<T, kSubLanes> walk{
+      s,
+      in,
+      out,
+      memory,
+      memory.table.row[0] * s.d_inner,
+      group * s.batch * s.seq_len,
+      static_cast<int>(threadIdx.x) / kWarp,
+      warp_lane,
+      (in.reverse ? -kTile : kTile) * s.d_inner,
+      {Element(s, memory, group, warp_lane, in.reverse), Element(s, memory, group, warp_lane + kWarp, in.reverse),
+       Element(s, memory, group, warp_lane + 2 * kWarp, in.reverse)},
+      {}};
+  walk.lane.state_lane = threadIdx.x % kLaneStates;
+  walk.lane.first_channel = static_cast<int>(threadIdx.x) / kLaneStates * kLaneChannels;
+  walk.lane.sub = min(walk.lane.first_channel / s.width, s.subs - 1);
+  walk.enter();
+  walk.template forward_pass<kSecond>();
   float2 sums[kElements] = {};
-  backward_pass<T, kSubLanes, kPieces>(s, table, memory, in, out, group * s.batch * s.seq_len, elements, lane, sums);
-  store_parameters(s, shared, lane, elements, sums, out.parameters);
+  walk.backward_pass(sums);
+  store_parameters(s, shared, walk.lane, walk.elements, sums, out.parameters);
 }
 
 template <typename T, bool kSecond>
 void launch(const Sequences& s, const GradInputs<T>& in, const GradOutputs<T>& out, Stream stream) {
   const int64_t blocks = ceil_div(s.pairs(), s.subs) * s.groups;
-  const size_t bytes = GradMemory::bytes(s.subs);
-  const auto start = [&](auto kernel) {
+  const auto start = [&](auto kernel, size_t bytes) {
     PM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
     kernel<<<static_cast<unsigned>(blocks), kGradThreads, bytes, raw(stream)>>>(s, in, out);
     PM_CHECK_LAUNCH("block_grad");
   };
-  if (s.width == 2 * kLaneChannels) return start(block_grad_kernel<T, 2, kSecond>);
-  if (s.width == 4 * kLaneChannels) return start(block_grad_kernel<T, 4, kSecond>);
-  start(block_grad_kernel<T, 8, kSecond>);
+  if (s.width == 2 * kLaneChannels) return start(block_grad_kernel<T, 2, kSecond>, sizeof(GradMemory<2>));
+  if (s.width == 4 * kLaneChannels) return start(block_grad_kernel<T, 4, kSecond>, sizeof(GradMemory<4>));
+  start(block_grad_kernel<T, 8, kSecond>, sizeof(GradMemory<8>));
 }
 
 // Gradients of A_log, D_skip and dt_bias from the summed parameters (d_inner, 18); dA_log = dA * A.

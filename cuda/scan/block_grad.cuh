@@ -149,22 +149,4 @@ __device__ __forceinline__ int pair_column(int lane) {
   return column;
 }
 
-// A value of the tile that a thread loads for everybody: step `t` of a tile, channel `v` of the 96.
-struct Element {
-  int64_t at;       // element of the first tile
-  int first, last;  // tiles' first steps [first, last) for which it exists
-  int slot, channel;
-
-  __device__ Element(const Sequences& s, const SubTable& table, int group, int index, bool reverse) {
-    const int t = index / kDirectionThreads, v = index % kDirectionThreads;
-    const Walk walk(s, table, group, v, reverse);
-    at = walk.at + t * walk.step;
-    first = walk.first - t;
-    last = walk.last - t;
-    slot = index;
-    channel = walk.channel;
-  }
-  __device__ bool has(int i) const { return i >= first && i < last; }
-};
-
 }  // namespace pm::cuda::block
