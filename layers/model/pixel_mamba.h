@@ -23,11 +23,12 @@ struct ForwardOptions {
 };
 
 struct ForwardResult {
-  Variable logits;     // (batch, num_classes), f32 (f64 in double precision); undefined without a head
-  Variable embedding;  // (batch, embedding_channels), same type
+  Variable logits;           // (batch, num_classes), f32 (f64 in double precision); undefined without a head
+  Variable embedding;        // (batch, embedding_channels), same type
   int64_t regions = 0;       // per image, before the first layer
   int64_t regions_left = 0;  // per image, after the last one
-  std::vector<Tensor> fusion_maps;  // per layer (batch, regions before it) i64: place after the layer; undefined where none
+  std::vector<Tensor>
+      fusion_maps;  // per layer (batch, regions before it) i64: place after the layer; undefined where none
 };
 
 class PixelMamba {
@@ -55,6 +56,8 @@ class PixelMamba {
 
  private:
   Variable run_layers(Context& ctx, Variable tokens, const ForwardOptions& options, ForwardResult& result) const;
+  Variable shrink(Context& ctx, const Variable& tokens, size_t i, int64_t k, int64_t& region_h, int64_t& region_w,
+                  const ForwardOptions& options, ForwardResult& result) const;
 
   ModelConfig config_;
   DType activation_;
