@@ -13,7 +13,7 @@
 
 namespace pm::cuda {
 
-constexpr int kBlock = 256;            // threads of a plain elementwise block
+constexpr int kBlock = 256;             // threads of a plain elementwise block
 constexpr int64_t kMaxGrid = 132 * 32;  // blocks of a grid-stride launch: 32 per multiprocessor of the reference GPU.
                                         // A constant, so that the order of every sum is the same on every GPU.
 
@@ -37,13 +37,23 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float v) {
   return __float2bfloat16_rn(v);
 }
 
+// A value in its storage type, zero where there is none. Converting is left to the first use: a conversion next to its load
+// waits for it, and every load after it waits too.
+template <typename T>
+__device__ __forceinline__ T load_if(bool exists, const T* place) {
+  return exists ? *place : from_float<T>(0.0f);
+}
+
 // dispatch_float(dtype, [&]<typename T>() { ... }); T is float or __nv_bfloat16.
 template <typename Fn>
 void dispatch_float(DType dtype, Fn&& fn) {
   switch (dtype) {
-    case DType::f32: return std::forward<Fn>(fn).template operator()<float>();
-    case DType::bf16: return std::forward<Fn>(fn).template operator()<__nv_bfloat16>();
-    default: throw DTypeError(std::string("CUDA kernels take f32 or bf16, got ") + to_string(dtype));
+    case DType::f32:
+      return std::forward<Fn>(fn).template operator()<float>();
+    case DType::bf16:
+      return std::forward<Fn>(fn).template operator()<__nv_bfloat16>();
+    default:
+      throw DTypeError(std::string("CUDA kernels take f32 or bf16, got ") + to_string(dtype));
   }
 }
 

@@ -161,8 +161,8 @@ void blas_linear(const LinearArgs& args, Stream stream) {
     T* out = static_cast<T*>(group.data);
     for_row_chunks(args.rows, [&](int64_t begin, int64_t rows) {
       const T* x = static_cast<const T*>(args.x) + begin * in;
-      multiply<T, T>({CUBLAS_OP_T, CUBLAS_OP_N, columns, rows, in, group_weight.get(), in, x, in, 0.0f,
-                      out + begin * columns, columns},
+      multiply<T, T>({CUBLAS_OP_T, CUBLAS_OP_N, columns, rows, in, group_weight.get(), in, x, in,
+                      args.accumulate ? 1.0f : 0.0f, out + begin * columns, columns},
                      stream);
     });
     if (bias != nullptr) {
@@ -254,7 +254,7 @@ void linear(const LinearArgs& args, Stream stream) {
     for (const LinearOut& group : args.groups) out.add(static_cast<T*>(group.data), group.features);
     small::linear<T>(one_group<const T>(args.x, args.in_features), static_cast<const float*>(args.weight),
                      args.in_features, 1, static_cast<const float*>(args.bias), out, args.rows,
-                     static_cast<int>(args.in_features), static_cast<int>(args.out_features), stream);
+                     static_cast<int>(args.in_features), static_cast<int>(args.out_features), args.accumulate, stream);
   });
 }
 
@@ -264,7 +264,7 @@ void linear_grad_input(const LinearGradInputArgs& args, Stream stream) {
     if (!small::fits(args.in_features, args.out_features)) return blas_grad_input<T>(args, stream);
     small::linear<T>(dout_groups<T>(args.groups), static_cast<const float*>(args.weight), 1, args.in_features, nullptr,
                      one_group<T>(args.dx, args.in_features), args.rows, static_cast<int>(args.out_features),
-                     static_cast<int>(args.in_features), stream);
+                     static_cast<int>(args.in_features), false, stream);
   });
 }
 

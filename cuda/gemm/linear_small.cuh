@@ -66,10 +66,10 @@ __device__ __forceinline__ void gather(const Groups<const T>& groups, int64_t ro
   }
 }
 
-// The way back.
+// The way back; with `accumulate` on top of what is there.
 template <typename T>
 __device__ __forceinline__ void scatter(const Groups<T>& groups, int64_t row0, int n_rows, const float* stage,
-                                        int stride) {
+                                        int stride, bool accumulate) {
   int first = 0;
   for (int g = 0; g < groups.count; ++g) {
     const int columns = groups.columns[g];
@@ -77,7 +77,8 @@ __device__ __forceinline__ void scatter(const Groups<T>& groups, int64_t row0, i
 #pragma unroll 4
     for (int i = threadIdx.x; i < n_rows * columns; i += blockDim.x) {
       const int row = static_cast<int>((static_cast<unsigned>(i) * groups.magic[g]) >> kMagicShift);
-      target[i] = from_float<T>(stage[row * stride + first + i - row * columns]);
+      const float value = stage[row * stride + first + i - row * columns];
+      target[i] = from_float<T>(accumulate ? to_float(target[i]) + value : value);
     }
     first += columns;
   }
@@ -88,7 +89,7 @@ template <typename T, int kWidth>
 __global__ void __launch_bounds__(kSmallRows)
     small_linear_kernel(const __grid_constant__ Groups<const T> in, const float* __restrict__ matrix, int64_t stride_n,
                         int64_t stride_k, const float* __restrict__ bias, const __grid_constant__ Groups<T> out,
-                        int64_t rows, int n_in, int n_out) {
+                        int64_t rows, int n_in, int n_out, bool accumulate) {
   extern __shared__ float4 shared[];
   float* weights = reinterpret_cast<float*>(shared);  // (n_out, kWidth), zero beyond n_in
   float* offset = weights + n_out * kWidth;           // (n_out)
@@ -126,7 +127,7 @@ __global__ void __launch_bounds__(kSmallRows)
       mine[n] = sum;
     }
     __syncthreads();
-    scatter(out, row0, n_rows, stage, stride);
+    scatter(out, row0, n_rows, stage, stride, accumulate);
   }
 }
 
@@ -211,11 +212,11 @@ inline bool fits(int64_t in_features, int64_t out_features) {
 
 template <typename T>
 void linear(const Groups<const T>& in, const float* matrix, int64_t stride_n, int64_t stride_k, const float* bias,
-            const Groups<T>& out, int64_t rows, int n_in, int n_out, Stream stream) {
+            const Groups<T>& out, int64_t rows, int n_in, int n_out, bool accumulate, Stream stream) {
   dispatch_width(n_in, [&]<int kWidth>() {
     const size_t floats = static_cast<size_t>(n_out) * (kWidth + 1) + size_t{kSmallRows} * (std::max(n_in, n_out) | 1);
     small_linear_kernel<T, kWidth><<<grid_for(rows, kSmallRows), kSmallRows, floats * sizeof(float), raw(stream)>>>(
-        in, matrix, stride_n, stride_k, bias, out, rows, n_in, n_out);
+        in, matrix, stride_n, stride_k, bias, out, rows, n_in, n_out, accumulate);
     PM_CHECK_LAUNCH("small_linear");
   });
 }

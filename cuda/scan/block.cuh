@@ -51,9 +51,11 @@ struct SubTable {
   }
 };
 
-// One channel of one chunk, walked in one direction. `at` is the element of step 0; step i is at + i * step.
+// One channel of one chunk, walked in one direction. `at` is the element of step 0; step i is at + i * step, all relative to
+// `base`, the first element of the block's first chunk: 32 bits suffice inside a block.
 struct Walk {
-  int64_t at, step;
+  int64_t base;
+  int at, step;
   int first, last;  // steps [first, last) exist
   int channel, sub;
 
@@ -64,18 +66,20 @@ struct Walk {
     const int len = live ? table.len[sub] : 0;
     first = reverse ? s.chunk_len - len : 0;
     last = reverse ? s.chunk_len : len;
-    at = (table.row[sub] + (reverse ? s.chunk_len - 1 : 0)) * s.d_inner + channel;
+    base = table.row[0] * s.d_inner;
+    at = (static_cast<int>(table.row[sub] - table.row[0]) + (reverse ? s.chunk_len - 1 : 0)) * s.d_inner + channel;
     step = reverse ? -s.d_inner : s.d_inner;
     channel = min(channel, s.d_inner - 1);
   }
   __device__ bool live() const { return last > first; }
   __device__ bool has(int i) const { return i >= first && i < last; }
 
-  // Steps i to i + kTile - 1; zeros where there is no token.
+  // Steps i to i + kTile - 1; zeros where there is no token. source: from `base` on.
   template <typename T>
-  __device__ void load(const T* source, int i, float (&v)[kTile]) const {
+  __device__ void load(const T* source, int i, T (&v)[kTile]) const {
+    const int first_at = at + i * step;
 #pragma unroll
-    for (int k = 0; k < kTile; ++k) v[k] = has(i + k) ? to_float(source[at + (i + k) * step]) : 0.0f;
+    for (int k = 0; k < kTile; ++k) v[k] = load_if(has(i + k), source + (first_at + k * step));
   }
 };
 

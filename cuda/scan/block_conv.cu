@@ -54,13 +54,16 @@ __global__ void __launch_bounds__(kBlock)
   const int64_t first = (flat / d_inner + offset / d_inner) * kRun;
   if (first >= seq_len) return;
   float forward[kTaps], reverse[kTaps], bias[2], window[kRun + 2 * kHalo];
-  taps.load(channel, forward, reverse, bias);
+  T loaded[kRun + 2 * kHalo];
   const int64_t at = (sequence * seq_len + first) * d_inner + channel;
 #pragma unroll
   for (int k = 0; k < kRun + 2 * kHalo; ++k) {
     const int64_t token = first + k - kHalo;
-    window[k] = token >= 0 && token < seq_len ? to_float(x[at + (k - kHalo) * int64_t{d_inner}]) : 0.0f;
+    loaded[k] = load_if(token >= 0 && token < seq_len, x + (at + (k - kHalo) * int64_t{d_inner}));
   }
+  taps.load(channel, forward, reverse, bias);
+#pragma unroll
+  for (int k = 0; k < kRun + 2 * kHalo; ++k) window[k] = to_float(loaded[k]);
 #pragma unroll
   for (int k = 0; k < kRun; ++k) {
     float f = bias[0], r = bias[1];
@@ -93,27 +96,50 @@ struct GradRun {
   float forward[kTaps], reverse[kTaps], bias[2];
   float sums[kColumns] = {};
 
-  __device__ void walk(const ConvGradTensors<T>& t, int64_t seq_len, int64_t first, int64_t at, int64_t stride) {
+  // What a group of tokens needs from memory: x three tokens on, and the gradients of both u.
+  struct Group {
+    T x[kGradGroup], f[kGradGroup], f_proj[kGradGroup], r[kGradGroup], r_proj[kGradGroup];
+  };
+  // Tokens `relative` on from the first of the run; [begin, end) of them exist.
+  __device__ static Group load(const ConvGradTensors<T>& t, int relative, int begin, int end, int stride, int64_t at) {
+    Group group;
+#pragma unroll
+    for (int k = 0; k < kGradGroup; ++k) {
+      const int token = relative + k, place = token * stride;
+      const bool exists = token >= begin && token < end;
+      const bool wanted_f = exists && token >= 0, wanted_r = exists && token < kGradRun;
+      group.x[k] = load_if(token + kHalo >= begin && token + kHalo < end, t.x + at + (place + kHalo * stride));
+      group.f[k] = load_if(wanted_f, t.du[0] + at + place);
+      group.f_proj[k] = load_if(wanted_f, t.du_proj[0] + at + place);
+      group.r[k] = load_if(wanted_r, t.du[1] + at + place);
+      group.r_proj[k] = load_if(wanted_r, t.du_proj[1] + at + place);
+    }
+    return group;
+  }
+
+  // at: element of the first token of the run.
+  __device__ void walk(const ConvGradTensors<T>& t, int64_t seq_len, int64_t first, int64_t at, int stride) {
     // Windows of one group of kGradGroup tokens i and what came before: x from i - 3 to i + 3, dpre_f from i - 3, dpre_r
     // from i - 6.
     float x[kGradGroup + 2 * kHalo], f[kGradGroup + kHalo] = {}, r[kGradGroup + 2 * kHalo] = {};
-    const auto input = [&](int64_t token) {
-      return token >= 0 && token < seq_len ? to_float(t.x[at + (token - first) * stride]) : 0.0f;
-    };
+    const int begin = -static_cast<int>(min(first, int64_t{2 * kHalo})),
+              end = static_cast<int>(min(seq_len - first, int64_t{1} << 20));
 #pragma unroll
-    for (int k = 0; k < 2 * kHalo; ++k) x[k] = input(first - 2 * kHalo + k);
+    for (int k = 0; k < 2 * kHalo; ++k) {
+      const int token = k - 2 * kHalo;
+      x[k] = to_float(load_if(token >= begin && token < end, t.x + at + token * stride));
+    }
+    Group next = load(t, -kHalo, begin, end, stride, at);
 #pragma unroll 1
-    for (int64_t group = first - kHalo; group < first + kGradRun + kHalo; group += kGradGroup) {
+    for (int group = -kHalo; group < kGradRun + kHalo; group += kGradGroup) {
       float upstream_f[kGradGroup], upstream_r[kGradGroup];
 #pragma unroll
       for (int k = 0; k < kGradGroup; ++k) {
-        const int64_t token = group + k, place = at + (token - first) * stride;
-        const bool exists = token >= 0 && token < seq_len;
-        const bool wanted_f = exists && token >= first, wanted_r = exists && token < first + kGradRun;
-        x[2 * kHalo + k] = input(token + kHalo);
-        upstream_f[k] = wanted_f ? to_float(t.du[0][place]) + to_float(t.du_proj[0][place]) : 0.0f;
-        upstream_r[k] = wanted_r ? to_float(t.du[1][place]) + to_float(t.du_proj[1][place]) : 0.0f;
+        x[2 * kHalo + k] = to_float(next.x[k]);
+        upstream_f[k] = to_float(next.f[k]) + to_float(next.f_proj[k]);
+        upstream_r[k] = to_float(next.r[k]) + to_float(next.r_proj[k]);
       }
+      if (group + kGradGroup < kGradRun + kHalo) next = load(t, group + kGradGroup, begin, end, stride, at);
 #pragma unroll
       for (int k = 0; k < kGradGroup; ++k) {
         float pre_f = bias[0], pre_r = bias[1];
@@ -125,7 +151,7 @@ struct GradRun {
         const float dpre_f = upstream_f[k] * silu_grad(pre_f), dpre_r = upstream_r[k] * silu_grad(pre_r);
         f[kHalo + k] = dpre_f;
         r[2 * kHalo + k] = dpre_r;
-        const bool own = group + k >= first && group + k < first + kGradRun;  // the others' sums are their own run's
+        const bool own = group + k >= 0 && group + k < kGradRun;  // the others' sums are their own run's
         const float own_f = own ? dpre_f : 0.0f, own_r = own ? dpre_r : 0.0f;
         float sum = 0.0f;
 #pragma unroll
@@ -136,9 +162,8 @@ struct GradRun {
         }
         sums[2 * kTaps] += own_f;
         sums[2 * kTaps + 1] += own_r;
-        const int64_t target = group + k - kHalo;
-        if (target >= first && target < min(first + kGradRun, seq_len))
-          t.dx[at + (target - first) * stride] = from_float<T>(sum);
+        const int target = group + k - kHalo;
+        if (target >= 0 && target < min(kGradRun, end)) t.dx[at + target * stride] = from_float<T>(sum);
       }
 #pragma unroll
       for (int k = 0; k < 2 * kHalo; ++k) {

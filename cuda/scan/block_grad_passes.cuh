@@ -49,7 +49,7 @@ struct Element {
   __device__ Element(const Sequences& s, const Memory& memory, int group, int index, bool reverse) {
     const int t = index / kWarpChannels;
     const Walk walk(s, memory.table, group, threadIdx.x / kWarp * kWarpChannels + index % kWarpChannels, reverse);
-    at = static_cast<int>(walk.at + t * walk.step - memory.table.row[0] * s.d_inner);
+    at = walk.at + t * walk.step;
     first = walk.first - t;
     last = walk.last - t;
     slot = index;
@@ -132,18 +132,32 @@ struct GradWalk {
     sum_states(y, lane.state_lane);
   }
 
-  // y of the direction, and in the second one the gate: out.y, out.dz.
+  // What the second direction needs to write y and dz of a tile.
+  struct Gate {
+    T z[kElements], dy[kElements], y[kElements];
+  };
+  __device__ __forceinline__ void load_gate(int tile, Gate& gate) const {
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) {
+      const bool has = elements[j].has(tile * kTile);
+      const int at = elements[j].at + tile * tile_step;
+      gate.z[j] = load_if(has, in.z + base + at);
+      gate.dy[j] = load_if(has, in.dy + base + at);
+      gate.y[j] = load_if(has, out.y + base + at);
+    }
+  }
+  // y of the direction, and in the second one with the other's and gated: out.y, out.dz.
   template <bool kSecond>
-  __device__ __forceinline__ void write_y(int tile, const float (&skip)[kElements]) {
+  __device__ __forceinline__ void write_y(int tile, const float (&skip)[kElements], const Gate& loaded) {
 #pragma unroll
     for (int j = 0; j < kElements; ++j) {
       if (!elements[j].has(tile * kTile)) continue;
       const int at = elements[j].at + tile * tile_step;
       float value = memory.values[warp][elements[j].slot].z + skip[j];
       if constexpr (kSecond) {
-        value = (value + to_float(out.y[base + at])) * in.share;
-        const float z = to_float(in.z[base + at]), gate = sigmoid(z);
-        out.dz[base + at] = from_float<T>(to_float(in.dy[base + at]) * value * gate * (1.0f + z * (1.0f - gate)));
+        value = (value + to_float(loaded.y[j])) * in.share;
+        const float z = to_float(loaded.z[j]), gate = sigmoid(z);
+        out.dz[base + at] = from_float<T>(to_float(loaded.dy[j]) * value * gate * (1.0f + z * (1.0f - gate)));
         value *= z * gate;
       }
       out.y[base + at] = from_float<T>(value);
@@ -154,16 +168,16 @@ struct GradWalk {
   template <bool kSecond>
   __device__ void forward_pass() {
     PairLoader<T, kSubLanes> loader;
-    float u[kElements], delta[kElements], D[kElements];
-    const T *u_base = in.u + base, *delta_base = in.delta + base;
+    T u[kElements], delta[kElements];
+    float D[kElements];
     const auto load = [&](int tile) {
       loader.begin(s, memory, in.proj, first_sub(), tile, in.reverse);
 #pragma unroll
       for (int j = 0; j < kElements; ++j) {
         const bool has = elements[j].has(tile * kTile);
         const int at = elements[j].at + tile * tile_step;
-        u[j] = has ? to_float(u_base[at]) : 0.0f;
-        delta[j] = has ? to_float(delta_base[at]) : 0.0f;
+        u[j] = load_if(has, in.u + base + at);
+        delta[j] = load_if(has, in.delta + base + at);
       }
     };
 #pragma unroll
@@ -174,12 +188,15 @@ struct GradWalk {
       float skip[kElements];
 #pragma unroll
       for (int j = 0; j < kElements; ++j) {
-        memory.values[warp][elements[j].slot] = make_float4(delta[j], delta[j] * u[j], 0.0f, 0.0f);
-        skip[j] = D[j] * u[j];
+        const float u_now = to_float(u[j]), delta_now = to_float(delta[j]);
+        memory.values[warp][elements[j].slot] = make_float4(delta_now, delta_now * u_now, 0.0f, 0.0f);
+        skip[j] = D[j] * u_now;
       }
       loader.finish(memory);
       __syncwarp();
       if (tile + 1 < kGradTiles) load(tile + 1);
+      Gate gate;
+      if constexpr (kSecond) load_gate(tile, gate);
       if (tile > 0) {
 #pragma unroll
         for (int c = 0; c < kLaneChannels; ++c) {
@@ -192,7 +209,7 @@ struct GradWalk {
 #pragma unroll
       for (int c = 0; c < kLaneChannels; ++c) value(lane.state_lane, c).z = y[0][c];
       __syncwarp();
-      write_y<kSecond>(tile, skip);
+      write_y<kSecond>(tile, skip, gate);
     }
   }
 
@@ -233,7 +250,10 @@ struct GradWalk {
 #pragma unroll 1
     for (int sub = 0; sub < s.subs; ++sub) {
       float sum = 0.0f;
-      for (int w = 0; w < warps; ++w) sum += memory.warps[tile & 1][sub * warps + w][t][warp_lane];
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) {
+        if (w / warps == sub) sum += memory.warps[tile & 1][w][t][warp_lane];
+      }
       if (token < memory.table.len[sub]) {
         out.pairs[(pair_base + memory.table.row[sub] + token) * kPairColumns + warp_lane] = sum;
       }
@@ -274,18 +294,18 @@ struct GradWalk {
   // Pass B. Sums of g * u and of ddelta over the lane's values of every element.
   __device__ void backward_pass(float2 (&sums)[kElements]) {
     PairLoader<T, kSubLanes> loader;
-    float u[kElements], delta[kElements], z[kElements], dy[kElements], D[kElements];
-    const T *u_base = in.u + base, *delta_base = in.delta + base, *z_base = in.z + base, *dy_base = in.dy + base;
+    T u[kElements], delta[kElements], z[kElements], dy[kElements];
+    float D[kElements];
     const auto load = [&](int tile) {
       loader.begin(s, memory, in.proj, first_sub(), tile, in.reverse);
 #pragma unroll
       for (int j = 0; j < kElements; ++j) {
         const bool has = elements[j].has(tile * kTile);
         const int at = elements[j].at + tile * tile_step;
-        u[j] = has ? to_float(u_base[at]) : 0.0f;
-        delta[j] = has ? to_float(delta_base[at]) : 0.0f;
-        z[j] = has ? to_float(z_base[at]) : 0.0f;
-        dy[j] = has ? to_float(dy_base[at]) : 0.0f;
+        u[j] = load_if(has, in.u + base + at);
+        delta[j] = load_if(has, in.delta + base + at);
+        z[j] = load_if(has, in.z + base + at);
+        dy[j] = load_if(has, in.dy + base + at);
       }
     };
 #pragma unroll
@@ -296,7 +316,9 @@ struct GradWalk {
       float4 mine[kElements];
 #pragma unroll
       for (int j = 0; j < kElements; ++j) {
-        mine[j] = make_float4(delta[j], u[j], dy[j] * in.share * z[j] * sigmoid(z[j]), 0.0f);
+        const float gate = to_float(z[j]);
+        mine[j] =
+            make_float4(to_float(delta[j]), to_float(u[j]), to_float(dy[j]) * in.share * gate * sigmoid(gate), 0.0f);
         memory.values[warp][elements[j].slot] = mine[j];
       }
       loader.finish(memory);

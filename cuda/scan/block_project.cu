@@ -54,8 +54,14 @@ struct StepTensors {
   const float *weight[2], *bias[2];
 };
 
-// kRank: dt_rank rounded up; the columns behind it are zeros in proj.
-template <typename T, int kRank>
+template <typename T, int kCount>
+struct alignas(sizeof(T) * kCount) Pack {
+  T v[kCount];
+};
+
+// kRank: dt_rank rounded up; the columns behind it are zeros in proj. kChannels neighbouring channels to a thread: they
+// share the loads of dt.
+template <typename T, int kRank, int kChannels>
 __global__ void __launch_bounds__(kStepThreads)
     block_step_kernel(const __grid_constant__ StepTensors<T> tensors, int64_t rows, int d_inner, int width,
                       int channel_tiles, int dt_rank, int proj_width) {
@@ -64,27 +70,39 @@ __global__ void __launch_bounds__(kStepThreads)
   T* delta = reverse ? tensors.delta[1] : tensors.delta[0];
   const float* weight = reverse ? tensors.weight[1] : tensors.weight[0];
   const int strands = kStepThreads / width, strand = threadIdx.x / width;
-  const int channel = blockIdx.x % channel_tiles * width + threadIdx.x % width;
+  const int channel = (blockIdx.x % channel_tiles * width + threadIdx.x % width) * kChannels;
   if (strand >= strands || channel >= d_inner) return;
-  float w[kRank];
+  float w[kChannels][kRank], bias[kChannels];
 #pragma unroll
-  for (int r = 0; r < kRank; ++r) w[r] = r < dt_rank ? weight[int64_t{channel} * dt_rank + r] : 0.0f;
-  const float bias = (reverse ? tensors.bias[1] : tensors.bias[0])[channel];
+  for (int c = 0; c < kChannels; ++c) {
+#pragma unroll
+    for (int r = 0; r < kRank; ++r) w[c][r] = r < dt_rank ? weight[int64_t{channel + c} * dt_rank + r] : 0.0f;
+    bias[c] = (reverse ? tensors.bias[1] : tensors.bias[0])[channel + c];
+  }
   const int64_t step = int64_t{gridDim.x} / channel_tiles * strands;
-#pragma unroll 4
-  for (int64_t row = int64_t{blockIdx.x} / channel_tiles * strands + strand; row < rows; row += step) {
-    float sum = bias;
+  const int64_t first = int64_t{blockIdx.x} / channel_tiles * strands + strand;
+  const T* dt = proj + first * proj_width + kPairs;
+  T* out = delta + first * d_inner + channel;
+#pragma unroll 2
+  for (int64_t row = first; row < rows; row += step, dt += step * proj_width, out += step * d_inner) {
+    float sum[kChannels];
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) sum[c] = bias[c];
 #pragma unroll
     for (int r = 0; r < kRank; r += 4) {
-      const int column = kPairs + r;
-      if (column >= proj_width) break;
-      const float4 dt = load_four(proj + row * proj_width + column);
-      sum = fmaf(w[r], dt.x, sum);
-      sum = fmaf(w[r + 1], dt.y, sum);
-      sum = fmaf(w[r + 2], dt.z, sum);
-      sum = fmaf(w[r + 3], dt.w, sum);
+      const float4 four = kPairs + r < proj_width ? load_four(dt + r) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) {
+        sum[c] = fmaf(w[c][r], four.x, sum[c]);
+        sum[c] = fmaf(w[c][r + 1], four.y, sum[c]);
+        sum[c] = fmaf(w[c][r + 2], four.z, sum[c]);
+        sum[c] = fmaf(w[c][r + 3], four.w, sum[c]);
+      }
     }
-    delta[row * d_inner + channel] = from_float<T>(scan::softplus(sum));
+    Pack<T, kChannels> pack;
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) pack.v[c] = from_float<T>(scan::softplus(sum[c]));
+    *reinterpret_cast<Pack<T, kChannels>*>(out) = pack;
   }
 }
 
@@ -132,11 +150,18 @@ void restore_x_proj(const MambaBlockArgs& args, const float* gradient, void* x_p
   PM_CHECK_LAUNCH("block_restore");
 }
 
-void step_sizes(const Sequences& s, const MambaBlockArgs& args, const Projected (&rows)[2], Stream stream) {
-  const int channel_tiles = static_cast<int>(ceil_div(s.d_inner, kStepThreads));
-  const int width = static_cast<int>(ceil_div(s.d_inner, channel_tiles)), strands = kStepThreads / width;
+template <typename T, int kRank, int kChannels>
+void launch_steps(const Sequences& s, const StepTensors<T>& tensors, int dt_rank, Stream stream) {
+  const int columns = s.d_inner / kChannels, channel_tiles = static_cast<int>(ceil_div(columns, kStepThreads));
+  const int width = static_cast<int>(ceil_div(columns, channel_tiles)), strands = kStepThreads / width;
   const int64_t row_blocks = std::clamp<int64_t>(ceil_div(s.rows(), int64_t{strands} * kStepRows), 1, kMaxGrid);
   const dim3 grid(static_cast<unsigned>(row_blocks * channel_tiles), 2);
+  block_step_kernel<T, kRank, kChannels><<<grid, kStepThreads, 0, raw(stream)>>>(tensors, s.rows(), s.d_inner, width,
+                                                                                 channel_tiles, dt_rank, s.proj_width);
+  PM_CHECK_LAUNCH("block_step");
+}
+
+void step_sizes(const Sequences& s, const MambaBlockArgs& args, const Projected (&rows)[2], Stream stream) {
   dispatch_float(args.dtype, [&]<typename T>() {
     StepTensors<T> t{};
     for (int p = 0; p < 2; ++p) {
@@ -145,10 +170,12 @@ void step_sizes(const Sequences& s, const MambaBlockArgs& args, const Projected 
       t.weight[p] = static_cast<const float*>(args.direction[p].dt_weight);
       t.bias[p] = static_cast<const float*>(args.direction[p].dt_bias);
     }
+    const int dt_rank = static_cast<int>(args.dt_rank);
     dispatch_rank(args.dt_rank, [&]<int kRank>() {
-      block_step_kernel<T, kRank><<<grid, kStepThreads, 0, raw(stream)>>>(t, s.rows(), s.d_inner, width, channel_tiles,
-                                                                          static_cast<int>(args.dt_rank), s.proj_width);
-      PM_CHECK_LAUNCH("block_step");
+      constexpr int kMost = kRank <= 12 ? 4 : kRank <= 24 ? 2 : 1;  // within the registers
+      if (s.d_inner % kMost == 0) return launch_steps<T, kRank, kMost>(s, t, dt_rank, stream);
+      if (kMost == 4 && s.d_inner % 2 == 0) return launch_steps<T, kRank, 2>(s, t, dt_rank, stream);
+      launch_steps<T, kRank, 1>(s, t, dt_rank, stream);
     });
   });
 }

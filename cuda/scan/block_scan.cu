@@ -67,16 +67,17 @@ __device__ __forceinline__ void store_state(float* target, const float (&state)[
   }
 }
 
-// The second half of a finish: adds the other direction's y, which lies where the result goes, and gates.
+// Writes y of a tile: as it is for the direction that comes second, or with what the first one left, gated.
 template <typename T>
-__device__ __forceinline__ void add_and_gate(const Walk& walk, int i, const float (&v)[kTile], const T* z, float share,
-                                             T* y) {
-  float gate[kTile], other[kTile];
-  walk.load(z, i, gate);
-  walk.load(y, i, other);
+__device__ __forceinline__ void write_tile(const Walk& walk, int i, bool second, const float (&v)[kTile],
+                                           const T (&z)[kTile], const T (&other)[kTile], float share, T* y) {
 #pragma unroll
   for (int k = 0; k < kTile; ++k) {
-    const float value = (v[k] + other[k]) * share * gate[k] * sigmoid(gate[k]);
+    float value = v[k];
+    if (second) {  // the same for all threads of the direction
+      const float gate = to_float(z[k]);
+      value = (value + to_float(other[k])) * share * gate * sigmoid(gate);
+    }
     if (walk.has(i + k)) y[walk.at + (i + k) * walk.step] = from_float<T>(value);
   }
 }
@@ -93,8 +94,10 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, 3)
   table.fill(s, first_pair);
   const bool reverse = direction == 1;
   const Walk walk(s, table, blockIdx.x % s.groups, lane, reverse);
-  const T* u = reverse ? in.u[1] : in.u[0];
-  const T* delta = reverse ? in.delta[1] : in.delta[0];
+  const T* u = (reverse ? in.u[1] : in.u[0]) + walk.base;
+  const T* delta = (reverse ? in.delta[1] : in.delta[0]) + walk.base;
+  const T* z = kFinish ? in.z + walk.base : nullptr;
+  T* out = kFinish ? y + walk.base : nullptr;
   float* memory = reinterpret_cast<float*>(shared) + direction * stage_floats(s.subs, kColumns);
   PairStage<T, kColumns, kPieces> stage(s, reverse ? in.proj[1] : in.proj[0], memory, lane, reverse);
   float a2[kStates], state[kStates] = {}, delta_sum = 0.0f;
@@ -104,37 +107,33 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, 3)
   const float D = kFinish ? (reverse ? in.D_skip[1] : in.D_skip[0])[walk.channel] : 0.0f;
 
   const int tiles = s.chunk_len / kTile, half = tiles / 2;
-  float u_next[kTile], delta_next[kTile];
+  T u_next[kTile], delta_next[kTile];
   stage.begin(table, 0, 0);
   walk.load(u, 0, u_next);
   walk.load(delta, 0, delta_next);
   for (int tile = 0; tile < tiles; ++tile) {
     float u_now[kTile], delta_now[kTile], v[kTile];
+    T gate[kTile], other[kTile];
     stage.finish(tile & 1);
     direction_barrier(direction);
     if (tile + 1 < tiles) stage.begin(table, tile + 1, ~tile & 1);
 #pragma unroll
-    for (int k = 0; k < kTile; ++k) u_now[k] = u_next[k], delta_now[k] = delta_next[k];
+    for (int k = 0; k < kTile; ++k) u_now[k] = to_float(u_next[k]), delta_now[k] = to_float(delta_next[k]);
     walk.load(u, (tile + 1) * kTile, u_next);  // behind the chunk: zeros
     walk.load(delta, (tile + 1) * kTile, delta_next);
+    const bool second = kFinish && tile >= half;
+    if (second && tile == half) __syncthreads();  // the other direction has left its y in this half
+    if (second) {
+      walk.load(z, tile * kTile, gate);
+      walk.load(out, tile * kTile, other);
+    }
 #pragma unroll
     for (int k = 0; k < kTile; ++k) {
       const float4* row = stage.row(tile & 1, walk.sub, k);
       v[k] = fmaf(D, u_now[k], advance<kFinish>(state, a2, delta_now[k], delta_now[k] * u_now[k], row));
       if constexpr (!kFinish) delta_sum += delta_now[k];
     }
-    if constexpr (kFinish) {
-      if (tile == half) __syncthreads();  // the other direction has left its y in this half
-      if (tile >= half) {
-        add_and_gate(walk, tile * kTile, v, in.z, in.share, y);
-      } else {
-#pragma unroll
-        for (int k = 0; k < kTile; ++k) {
-          const int i = tile * kTile + k;
-          if (walk.has(i)) y[walk.at + i * walk.step] = from_float<T>(v[k]);
-        }
-      }
-    }
+    if constexpr (kFinish) write_tile(walk, tile * kTile, second, v, gate, other, in.share, out);
   }
   if constexpr (!kFinish) {
     if (!walk.live()) return;

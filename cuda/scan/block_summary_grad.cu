@@ -50,8 +50,9 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, 2)
   table.fill(s, first_pair);
   const bool reverse = direction == 1;
   const Walk walk(s, table, blockIdx.x % s.groups, lane, reverse);
-  const T* u = reverse ? in.u[1] : in.u[0];
-  const T* delta = reverse ? in.delta[1] : in.delta[0];
+  const T* u = (reverse ? in.u[1] : in.u[0]) + walk.base;
+  const T* delta = (reverse ? in.delta[1] : in.delta[0]) + walk.base;
+  const T *z = in.z + walk.base, *dy = in.dy + walk.base;
   float* memory = reinterpret_cast<float*>(shared) + direction * stage_floats(s.subs, 32);
   PairStage<T, 32, kPieces> stage(s, reverse ? in.proj[1] : in.proj[0], memory, lane, reverse);
   float a2[kStates];
@@ -61,20 +62,31 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, 2)
   for (int n = 0; n < kStates; ++n) sum.product[n] = 1.0f;
 
   const int tiles = s.chunk_len / kTile;
+  T u_next[kTile], delta_next[kTile], gate_next[kTile], dy_next[kTile];
+  const auto load = [&](int tile) {
+    walk.load(u, tile * kTile, u_next);
+    walk.load(delta, tile * kTile, delta_next);
+    walk.load(z, tile * kTile, gate_next);
+    walk.load(dy, tile * kTile, dy_next);
+  };
   stage.begin(table, 0, 0);
+  load(0);
   for (int tile = 0; tile < tiles; ++tile) {
-    float u_now[kTile], delta_now[kTile], gate[kTile], dy[kTile];
-    walk.load(u, tile * kTile, u_now);
-    walk.load(delta, tile * kTile, delta_now);
-    walk.load(in.z, tile * kTile, gate);
-    walk.load(in.dy, tile * kTile, dy);
+    float u_now[kTile], delta_now[kTile], g[kTile];
     stage.finish(tile & 1);
     direction_barrier(direction);
     if (tile + 1 < tiles) stage.begin(table, tile + 1, ~tile & 1);
 #pragma unroll
     for (int k = 0; k < kTile; ++k) {
-      const float g = dy[k] * in.share * gate[k] * sigmoid(gate[k]);
-      sum.advance(a2, delta_now[k], delta_now[k] * u_now[k], g, stage.row(tile & 1, walk.sub, k));
+      const float gate = to_float(gate_next[k]);
+      u_now[k] = to_float(u_next[k]);
+      delta_now[k] = to_float(delta_next[k]);
+      g[k] = to_float(dy_next[k]) * in.share * gate * sigmoid(gate);
+    }
+    load(tile + 1);  // behind the chunk: zeros
+#pragma unroll
+    for (int k = 0; k < kTile; ++k) {
+      sum.advance(a2, delta_now[k], delta_now[k] * u_now[k], g[k], stage.row(tile & 1, walk.sub, k));
     }
   }
   if (!walk.live()) return;

@@ -16,7 +16,6 @@
 #include <algorithm>
 
 #include "cuda/scan/mamba_block.cuh"
-#include "engine/ops/elementwise/scaled_add.h"
 #include "engine/ops/gemm/linear.h"
 #include "engine/ops/norm/rms_norm.h"
 
@@ -139,7 +138,7 @@ int chunk_length(const MambaBlockArgs& args) {
 
 int64_t most_rows(const MambaBlockArgs& args) {
   const int64_t values = args.channels + 7 * args.d_inner + 2 * proj_width_of(args);
-  return std::max<int64_t>(kSegmentBytesPerByte * (args.batch > 1 ? kBatchFactor : 1) / values, 4096);
+  return std::max(args.scratch_bytes / (values * static_cast<int64_t>(size_of(args.dtype))), kMinSegmentRows);
 }
 
 struct Forward {
@@ -186,10 +185,12 @@ struct Forward {
     const int64_t at = (segment.first_sequence * args.seq_len + segment.first_token) * args.channels,
                   count = segment.rows();
     void* out = offset(args.out, at, args.dtype);
-    linear({y.get(), args.out_proj, nullptr, {{out, args.channels}}, count, args.d_inner, args.channels, args.dtype},
-           stream);
-    scaled_add({out, offset(args.tokens, at, args.dtype), out, 1.0, 1.0, 0.0, count * args.channels, args.dtype},
-               stream);
+    PM_CUDA_CHECK(cudaMemcpyAsync(out, offset(args.tokens, at, args.dtype),
+                                  static_cast<size_t>(count * args.channels) * size_of(args.dtype),
+                                  cudaMemcpyDeviceToDevice, raw(stream)));
+    linear(
+        {y.get(), args.out_proj, nullptr, {{out, args.channels}}, count, args.d_inner, args.channels, args.dtype, true},
+        stream);
   }
   void run() {
     if (chunks == 1) {

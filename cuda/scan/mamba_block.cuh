@@ -19,9 +19,7 @@ struct Segment {
 };
 constexpr int64_t kHalo = 3;
 
-// Memory for the intermediate values of a segment; a batch of several sequences may take more.
-constexpr int64_t kSegmentBytesPerByte = int64_t{192} << 20;  // times the size of an element
-constexpr int64_t kBatchFactor = 4;
+constexpr int64_t kMinSegmentRows = 4096;  // whatever args.scratch_bytes says
 
 // Segments of at most max_rows rows; parts of a sequence begin at multiples of `unit` tokens.
 std::vector<Segment> cut(const MambaBlockArgs& args, int64_t max_rows, int64_t unit);

@@ -70,9 +70,7 @@ int64_t most_rows(const MambaBlockArgs& args) {
   const int64_t wide =
       (16 * args.d_inner + args.channels + 4 * proj_width_of(args)) * static_cast<int64_t>(size_of(args.dtype));
   const int64_t pairs = 2 * ceil_div(args.d_inner, 96) * 32 * 4 + 2 * args.d_inner * 18 * 4 / kGradChunk;
-  const int64_t budget =
-      kSegmentBytesPerByte * static_cast<int64_t>(size_of(args.dtype)) * (args.batch > 1 ? kBatchFactor : 1);
-  return std::max<int64_t>(budget / (wide + pairs), 4096);
+  return std::max(args.scratch_bytes / (wide + pairs), kMinSegmentRows);
 }
 
 struct Gradient {

@@ -53,7 +53,7 @@ void linear(const LinearArgs& args) {
       T* out = static_cast<T*>(group.data);
       for_row_chunks(args.rows, [&](int64_t begin, int64_t rows) {
         gemm(CblasNoTrans, CblasTrans, rows, columns, in, static_cast<const T*>(args.x) + begin * in, in, weight, in,
-             T(0), out + begin * columns, columns);
+             args.accumulate ? T(1) : T(0), out + begin * columns, columns);
       });
       if (bias != nullptr) {
         add_bias(out, bias, args.rows, columns);

@@ -34,6 +34,7 @@ struct LinearArgs {
   std::vector<LinearOut> groups;
   int64_t rows, in_features, out_features;
   DType dtype;
+  bool accumulate = false;  // adds to what the groups hold (a residual connection), rounding once
 };
 struct LinearGradInputArgs {
   std::vector<LinearDout> groups;

@@ -10,6 +10,16 @@ namespace {
 
 constexpr int64_t kMaxState = 64;
 
+// Scratch memory. Training keeps the tokens of every block between forward and backward, so intermediate values have to stay
+// small beside them: per byte of an element, more for a batch of images than for a slide. Inference keeps nothing.
+constexpr int64_t kSlideScratch = int64_t{128} << 20, kBatchScratch = 6 * kSlideScratch;
+constexpr int64_t kInferenceScratch = int64_t{6} << 30;
+
+int64_t scratch_bytes(const Tensor& tokens, bool training) {
+  if (!training) return kInferenceScratch;
+  return (tokens.size(0) > 1 ? kBatchScratch : kSlideScratch) * static_cast<int64_t>(size_of(tokens.dtype()));
+}
+
 void check_direction_types(Context& ctx, const std::string& op, const MambaDirectionWeights& w, DType dtype) {
   const std::initializer_list<Named> tensors = {
       {"conv_weight", w.conv_weight}, {"conv_bias", w.conv_bias}, {"x_proj", w.x_proj}, {"dt_weight", w.dt_weight},
@@ -54,7 +64,7 @@ MambaDirectionGradArgs direction_grad_args(MambaDirectionWeights& w) {
 }
 
 MambaBlockArgs checked_args(Context& ctx, const char* op, const Tensor& tokens, const MambaBlockWeights& w,
-                            const MambaBlockOptions& options) {
+                            const MambaBlockOptions& options, bool training) {
   const MambaDirectionWeights& first = w.direction[0];
   const std::string forward_op = std::string(op) + " forward", reverse_op = std::string(op) + " reverse";
   const DType parameter = param_dtype(tokens.dtype());
@@ -83,7 +93,8 @@ MambaBlockArgs checked_args(Context& ctx, const char* op, const Tensor& tokens, 
                             /*dt_rank=*/first.dt_weight.size(1),
                             options.norm_eps,
                             options.divide_out,
-                            tokens.dtype()};
+                            tokens.dtype(),
+                            scratch_bytes(tokens, training)};
   check_sizes(op, args, tokens, w);
   check_shape(op, {"norm", w.norm}, {args.channels});
   check_shape(op, {"in_proj", w.in_proj}, {2 * args.d_inner, args.channels});
@@ -104,7 +115,7 @@ void check_covered(const char* op, const MambaBlockArgs& args, bool covered) {
 
 bool mamba_block_covers(Context& ctx, const Tensor& tokens, const MambaBlockWeights& weights) {
   const char* op = "mamba_block_covers";
-  const MambaBlockArgs args = checked_args(ctx, op, tokens, weights, {});
+  const MambaBlockArgs args = checked_args(ctx, op, tokens, weights, {}, /*training=*/false);
   if (tokens.numel() == 0) return true;
   bool covered = true;
   dispatch_device(
@@ -115,7 +126,7 @@ bool mamba_block_covers(Context& ctx, const Tensor& tokens, const MambaBlockWeig
 Tensor mamba_block(Context& ctx, const Tensor& tokens, const MambaBlockWeights& weights,
                    const MambaBlockOptions& options) {
   const char* op = "mamba_block";
-  MambaBlockArgs args = checked_args(ctx, op, tokens, weights, options);
+  MambaBlockArgs args = checked_args(ctx, op, tokens, weights, options, ctx.grad_enabled());
   Tensor out = Tensor::empty(ctx, tokens.shape(), tokens.dtype());
   if (out.numel() == 0) return out;
   args.out = out.raw();
@@ -131,7 +142,7 @@ Tensor mamba_block(Context& ctx, const Tensor& tokens, const MambaBlockWeights& 
 MambaBlockGrads mamba_block_grad(Context& ctx, const Tensor& dout, const Tensor& tokens,
                                  const MambaBlockWeights& weights, const MambaBlockOptions& options) {
   const char* op = "mamba_block_grad";
-  const MambaBlockArgs forward = checked_args(ctx, op, tokens, weights, options);
+  const MambaBlockArgs forward = checked_args(ctx, op, tokens, weights, options, /*training=*/true);
   check_device(ctx, op, {{"dout", dout}});
   check_dtype(op, tokens.dtype(), {{"dout", dout}});
   check_shape(op, {"dout", dout}, tokens.shape());

@@ -50,6 +50,7 @@ struct MambaBlockArgs {
   double norm_eps;
   bool divide_out;
   DType dtype;
+  int64_t scratch_bytes;  // what intermediate values may take on CUDA; a call that needs more works on segments in turn
 };
 struct MambaBlockGradArgs {
   MambaBlockArgs forward;
