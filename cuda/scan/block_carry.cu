@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kGroup = 64;
 constexpr int kColumnThreads = 128;
-constexpr int kAhead = 8;  // chunks loaded at a time
+constexpr int kAhead = 16;  // chunks loaded at a time: an image has about that many in the wide layers
 
 // One level of the tree: `count` summaries of each of `series` = 2 directions * batch sequences.
 struct Level {
