@@ -35,12 +35,6 @@ __device__ __forceinline__ float silu_grad(float v) {
   return s * (1.0f + v * (1.0f - s));
 }
 
-// Neighbouring values, moved with one access.
-template <typename T, int kCount>
-struct alignas(sizeof(T) * kCount) Pack {
-  T v[kCount];
-};
-
 // Chunk `sub` of a block: its first row, and its tokens (0 where there is no such chunk). Call from every thread.
 struct SubTable {
   int64_t row[kMaxSubs];

@@ -27,9 +27,9 @@ namespace {
 
 // dA, dD and dbias of the block: its chunks in order, one row of parameter partials. `shared` has room for (96, 16) floats and
 // (kTile, 96) pairs.
-template <typename Walk>
-__device__ __forceinline__ void store_parameters(const Sequences& s, float4* shared, const Walk& walk,
-                                                 const typename Walk::Sums& sums, float* parameters) {
+__device__ __forceinline__ void store_parameters(const Sequences& s, float4* shared, const GradLane& lane,
+                                                 const Element (&elements)[kElements], const float2 (&sums)[kElements],
+                                                 float* parameters) {
   float* dA = reinterpret_cast<float*>(shared);
   float2* scalars = reinterpret_cast<float2*>(dA + kDirectionThreads * kStates);
   __syncthreads();
@@ -37,17 +37,13 @@ __device__ __forceinline__ void store_parameters(const Sequences& s, float4* sha
   for (int c = 0; c < kLaneChannels; ++c) {
 #pragma unroll
     for (int n = 0; n < kLaneStates; ++n) {
-      dA[(walk.lane.first_channel + c) * kStates + walk.lane.state_lane * kLaneStates + n] = walk.lane.dA[c][n];
+      dA[(lane.first_channel + c) * kStates + lane.state_lane * kLaneStates + n] = lane.dA[c][n];
     }
   }
 #pragma unroll
-  for (int j = 0; j < Walk::kElements; ++j) {
-    const int slot = walk.elements[j].slot, t = slot / kWarpChannels;
-    if (!walk.elements[j].active) continue;
-#pragma unroll
-    for (int k = 0; k < Walk::kChannels; ++k) {
-      scalars[t * kDirectionThreads + walk.warp * kWarpChannels + slot % kWarpChannels + k] = sums.v[j][k];
-    }
+  for (int j = 0; j < kElements; ++j) {
+    const int slot = elements[j].slot, v = threadIdx.x / kWarp * kWarpChannels + slot % kWarpChannels;
+    scalars[slot / kWarpChannels * kDirectionThreads + v] = sums[j];
   }
   __syncthreads();
   const int first_channel = blockIdx.x % s.groups * s.width, channels = min(s.width, s.d_inner - first_channel);
@@ -69,7 +65,7 @@ __device__ __forceinline__ void store_parameters(const Sequences& s, float4* sha
   }
 }
 
-template <typename T, int kSubLanes, int kVec, bool kSecond>
+template <typename T, int kSubLanes, bool kSecond>
 __global__ void __launch_bounds__(kGradThreads, 2)
     block_grad_kernel(const __grid_constant__ Sequences s, const __grid_constant__ GradInputs<T> in,
                       const __grid_constant__ GradOutputs<T> out) {
@@ -77,26 +73,27 @@ __global__ void __launch_bounds__(kGradThreads, 2)
   auto& memory = *reinterpret_cast<GradMemory<kSubLanes>*>(shared);
   const int group = blockIdx.x % s.groups, warp_lane = threadIdx.x % kWarp;
   memory.table.fill(s, blockIdx.x / s.groups * int64_t{s.subs});
-  using Walk = GradWalk<T, kSubLanes, kVec>;
-  Walk walk{s,
-            in,
-            out,
-            memory,
-            memory.table.row[0] * s.d_inner,
-            group * s.batch * s.seq_len,
-            static_cast<int>(threadIdx.x) / kWarp,
-            warp_lane,
-            (in.reverse ? -kTile : kTile) * s.d_inner,
-            Walk::elements_of(s, memory, group, in.reverse),
-            {}};
+  GradWalk<T, kSubLanes> walk{
+      s,
+      in,
+      out,
+      memory,
+      memory.table.row[0] * s.d_inner,
+      group * s.batch * s.seq_len,
+      static_cast<int>(threadIdx.x) / kWarp,
+      warp_lane,
+      (in.reverse ? -kTile : kTile) * s.d_inner,
+      {Element(s, memory, group, warp_lane, in.reverse), Element(s, memory, group, warp_lane + kWarp, in.reverse),
+       Element(s, memory, group, warp_lane + 2 * kWarp, in.reverse)},
+      {}};
   walk.lane.state_lane = threadIdx.x % kLaneStates;
   walk.lane.first_channel = static_cast<int>(threadIdx.x) / kLaneStates * kLaneChannels;
   walk.lane.sub = min(walk.lane.first_channel / s.width, s.subs - 1);
   walk.enter();
   walk.template forward_pass<kSecond>();
-  typename Walk::Sums sums;
+  float2 sums[kElements] = {};
   walk.backward_pass(sums);
-  store_parameters(s, shared, walk, sums, out.parameters);
+  store_parameters(s, shared, walk.lane, walk.elements, sums, out.parameters);
 }
 
 template <typename T, bool kSecond>
@@ -107,11 +104,9 @@ void launch(const Sequences& s, const GradInputs<T>& in, const GradOutputs<T>& o
     kernel<<<static_cast<unsigned>(blocks), kGradThreads, bytes, raw(stream)>>>(s, in, out);
     PM_CHECK_LAUNCH("block_grad");
   };
-  if (s.width == 2 * kLaneChannels) return start(block_grad_kernel<T, 2, 2, kSecond>, sizeof(GradMemory<2>));
-  if (s.width == 4 * kLaneChannels) return start(block_grad_kernel<T, 4, 4, kSecond>, sizeof(GradMemory<4>));
-  const bool fours = s.width % 4 == 0 && s.groups * s.width == s.d_inner;
-  if (fours) return start(block_grad_kernel<T, 8, 4, kSecond>, sizeof(GradMemory<8>));
-  start(block_grad_kernel<T, 8, 1, kSecond>, sizeof(GradMemory<8>));
+  if (s.width == 2 * kLaneChannels) return start(block_grad_kernel<T, 2, kSecond>, sizeof(GradMemory<2>));
+  if (s.width == 4 * kLaneChannels) return start(block_grad_kernel<T, 4, kSecond>, sizeof(GradMemory<4>));
+  start(block_grad_kernel<T, 8, kSecond>, sizeof(GradMemory<8>));
 }
 
 // Gradients of A_log, D_skip and dt_bias from the summed parameters (d_inner, 18); dA_log = dA * A.

@@ -9,6 +9,7 @@ namespace pm::cuda::block {
 
 constexpr int kWarps = kGradThreads / kWarp;
 constexpr int kWarpChannels = kDirectionThreads / kWarps;  // 24
+constexpr int kElements = kTile * kWarpChannels / kWarp;   // values a lane loads per tile: 3
 constexpr int kPairColumns = 2 * kStates;
 
 template <typename T>
@@ -38,25 +39,20 @@ struct GradMemory {
   SubTable table;
 };
 
-// Values of the tile that a lane loads and writes for its warp: kVec neighbouring channels of one step. Lanes without one
-// are not active.
-template <int kVec>
+// A value of the tile that a lane loads and writes for its warp.
 struct Element {
-  static constexpr int kUnits = kTile * kWarpChannels / kVec;
   int at;           // of the first tile, from the block's first element
   int first, last;  // tiles' first steps [first, last) for which it exists
   int slot, channel;
-  bool active;
 
   template <typename Memory>
   __device__ Element(const Sequences& s, const Memory& memory, int group, int index, bool reverse) {
-    active = index < kUnits;
-    slot = min(index, kUnits - 1) * kVec;
-    const int t = slot / kWarpChannels;
-    const Walk walk(s, memory.table, group, threadIdx.x / kWarp * kWarpChannels + slot % kWarpChannels, reverse);
+    const int t = index / kWarpChannels;
+    const Walk walk(s, memory.table, group, threadIdx.x / kWarp * kWarpChannels + index % kWarpChannels, reverse);
     at = walk.at + t * walk.step;
     first = walk.first - t;
-    last = active ? walk.last - t : first;
+    last = walk.last - t;
+    slot = index;
     channel = walk.channel;
   }
   __device__ bool has(int i) const { return i >= first && i < last; }
@@ -96,11 +92,9 @@ struct PairLoader {
 };
 
 // What the passes share: the lane's position and its elements.
-template <typename T, int kSubLanes, int kVec>
+template <typename T, int kSubLanes>
 struct GradWalk {
   using Memory = GradMemory<kSubLanes>;
-  using Values = Pack<T, kVec>;
-  static constexpr int kElements = (Element<kVec>::kUnits + kWarp - 1) / kWarp;  // a lane has per tile
   const Sequences& s;
   const GradInputs<T>& in;
   const GradOutputs<T>& out;
@@ -108,23 +102,8 @@ struct GradWalk {
   int64_t base;       // the block's first element
   int64_t pair_base;  // row of dB, dC of the first row
   int warp, warp_lane, tile_step;
-  struct Elements {
-    Element<kVec> v[kElements];
-    __device__ const Element<kVec>& operator[](int j) const { return v[j]; }
-  };
-  struct Sums {
-    float2 v[kElements][kVec] = {};
-  };
-  static constexpr int kChannels = kVec;
-  Elements elements;
+  Element elements[kElements];
   GradLane lane;
-
-  __device__ static Elements elements_of(const Sequences& s, const Memory& memory, int group, bool reverse) {
-    const auto one = [&](int j) { return Element<kVec>(s, memory, group, threadIdx.x % kWarp + j * kWarp, reverse); };
-    if constexpr (kElements == 1) return {{one(0)}};
-    if constexpr (kElements == 2) return {{one(0), one(1)}};
-    if constexpr (kElements == 3) return {{one(0), one(1), one(2)}};
-  }
 
   // B and C of a step for the lane's states.
   __device__ __forceinline__ void load_pairs(int t, Four& B, Four& C) const {
@@ -153,52 +132,35 @@ struct GradWalk {
     sum_states(y, lane.state_lane);
   }
 
-  // Values of an element of a tile in a tensor; zeros where there are none.
-  __device__ __forceinline__ Values load(const T* source, int j, int tile) const {
-    Values values{};
-    if (elements[j].has(tile * kTile)) {
-      values = *reinterpret_cast<const Values*>(source + base + (elements[j].at + tile * tile_step));
-    }
-    return values;
-  }
-  __device__ __forceinline__ void store(T* target, int j, int tile, const float (&v)[kVec]) const {
-    Values values;
-#pragma unroll
-    for (int k = 0; k < kVec; ++k) values.v[k] = from_float<T>(v[k]);
-    *reinterpret_cast<Values*>(target + base + (elements[j].at + tile * tile_step)) = values;
-  }
-  __device__ __forceinline__ float4& element(int j, int k) const { return memory.values[warp][elements[j].slot + k]; }
-  __device__ __forceinline__ void load_skip(float (&D)[kElements][kVec]) const {
-#pragma unroll
-    for (int j = 0; j < kElements; ++j) {
-#pragma unroll
-      for (int k = 0; k < kVec; ++k) D[j][k] = in.D_skip[elements[j].channel + k];
-    }
-  }
-
   // What the second direction needs to write y and dz of a tile.
   struct Gate {
-    Values z[kElements], dy[kElements], y[kElements];
+    T z[kElements], dy[kElements], y[kElements];
   };
+  __device__ __forceinline__ void load_gate(int tile, Gate& gate) const {
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) {
+      const bool has = elements[j].has(tile * kTile);
+      const int at = elements[j].at + tile * tile_step;
+      gate.z[j] = load_if(has, in.z + base + at);
+      gate.dy[j] = load_if(has, in.dy + base + at);
+      gate.y[j] = load_if(has, out.y + base + at);
+    }
+  }
   // y of the direction, and in the second one with the other's and gated: out.y, out.dz.
   template <bool kSecond>
-  __device__ __forceinline__ void write_y(int tile, const float (&skip)[kElements][kVec], const Gate& loaded) {
+  __device__ __forceinline__ void write_y(int tile, const float (&skip)[kElements], const Gate& loaded) {
 #pragma unroll
     for (int j = 0; j < kElements; ++j) {
       if (!elements[j].has(tile * kTile)) continue;
-      float y[kVec], dz[kVec];
-#pragma unroll
-      for (int k = 0; k < kVec; ++k) {
-        y[k] = element(j, k).z + skip[j][k];
-        if constexpr (kSecond) {
-          const float value = (y[k] + to_float(loaded.y[j].v[k])) * in.share;
-          const float z = to_float(loaded.z[j].v[k]), gate = sigmoid(z);
-          dz[k] = to_float(loaded.dy[j].v[k]) * value * gate * (1.0f + z * (1.0f - gate));
-          y[k] = value * z * gate;
-        }
+      const int at = elements[j].at + tile * tile_step;
+      float value = memory.values[warp][elements[j].slot].z + skip[j];
+      if constexpr (kSecond) {
+        value = (value + to_float(loaded.y[j])) * in.share;
+        const float z = to_float(loaded.z[j]), gate = sigmoid(z);
+        out.dz[base + at] = from_float<T>(to_float(loaded.dy[j]) * value * gate * (1.0f + z * (1.0f - gate)));
+        value *= z * gate;
       }
-      store(out.y, j, tile, y);
-      if constexpr (kSecond) store(out.dz, j, tile, dz);
+      out.y[base + at] = from_float<T>(value);
     }
   }
 
@@ -206,57 +168,48 @@ struct GradWalk {
   template <bool kSecond>
   __device__ void forward_pass() {
     PairLoader<T, kSubLanes> loader;
-    Values u[kElements], delta[kElements];
-    float D[kElements][kVec];
-    load_skip(D);
-    const auto load_tile = [&](int tile) {
+    T u[kElements], delta[kElements];
+    float D[kElements];
+    const auto load = [&](int tile) {
       loader.begin(s, memory, in.proj, first_sub(), tile, in.reverse);
 #pragma unroll
       for (int j = 0; j < kElements; ++j) {
-        u[j] = load(in.u, j, tile);
-        delta[j] = load(in.delta, j, tile);
+        const bool has = elements[j].has(tile * kTile);
+        const int at = elements[j].at + tile * tile_step;
+        u[j] = load_if(has, in.u + base + at);
+        delta[j] = load_if(has, in.delta + base + at);
       }
     };
-    load_tile(0);
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) D[j] = in.D_skip[elements[j].channel];
+    load(0);
 #pragma unroll 1
     for (int tile = 0; tile < kGradTiles; ++tile) {
-      float skip[kElements][kVec];
+      float skip[kElements];
 #pragma unroll
       for (int j = 0; j < kElements; ++j) {
-#pragma unroll
-        for (int k = 0; k < kVec; ++k) {
-          const float u_now = to_float(u[j].v[k]), delta_now = to_float(delta[j].v[k]);
-          if (elements[j].active) element(j, k) = make_float4(delta_now, delta_now * u_now, 0.0f, 0.0f);
-          skip[j][k] = D[j][k] * u_now;
-        }
+        const float u_now = to_float(u[j]), delta_now = to_float(delta[j]);
+        memory.values[warp][elements[j].slot] = make_float4(delta_now, delta_now * u_now, 0.0f, 0.0f);
+        skip[j] = D[j] * u_now;
       }
       loader.finish(memory);
       __syncwarp();
-      if (tile + 1 < kGradTiles) load_tile(tile + 1);
+      if (tile + 1 < kGradTiles) load(tile + 1);
       Gate gate;
-      if constexpr (kSecond) {
+      if constexpr (kSecond) load_gate(tile, gate);
+      if (tile > 0) {
 #pragma unroll
-        for (int j = 0; j < kElements; ++j) {
-          gate.z[j] = load(in.z, j, tile);
-          gate.dy[j] = load(in.dy, j, tile);
-          gate.y[j] = load(out.y, j, tile);
+        for (int c = 0; c < kLaneChannels; ++c) {
+          const Four& v = lane.state[c];
+          memory.states[(tile - 1) * kLaneChannels + c][threadIdx.x] = make_float4(v[0], v[1], v[2], v[3]);
         }
       }
-      keep_state(tile);
       float y[kTile][kLaneChannels] = {};
       forward_tile(y);
 #pragma unroll
       for (int c = 0; c < kLaneChannels; ++c) value(lane.state_lane, c).z = y[0][c];
       __syncwarp();
       write_y<kSecond>(tile, skip, gate);
-    }
-  }
-  __device__ __forceinline__ void keep_state(int tile) const {
-    if (tile == 0) return;  // what enters the chunk is in memory
-#pragma unroll
-    for (int c = 0; c < kLaneChannels; ++c) {
-      const Four& v = lane.state[c];
-      memory.states[(tile - 1) * kLaneChannels + c][threadIdx.x] = make_float4(v[0], v[1], v[2], v[3]);
     }
   }
 
@@ -338,38 +291,39 @@ struct GradWalk {
     }
   }
 
-  // Pass B. Sums of g * u and of ddelta over the lane's values.
-  __device__ void backward_pass(Sums& sums) {
+  // Pass B. Sums of g * u and of ddelta over the lane's values of every element.
+  __device__ void backward_pass(float2 (&sums)[kElements]) {
     PairLoader<T, kSubLanes> loader;
-    Values u[kElements], delta[kElements], z[kElements], dy[kElements];
-    float D[kElements][kVec];
-    load_skip(D);
-    const auto load_tile = [&](int tile) {
+    T u[kElements], delta[kElements], z[kElements], dy[kElements];
+    float D[kElements];
+    const auto load = [&](int tile) {
       loader.begin(s, memory, in.proj, first_sub(), tile, in.reverse);
 #pragma unroll
       for (int j = 0; j < kElements; ++j) {
-        u[j] = load(in.u, j, tile);
-        delta[j] = load(in.delta, j, tile);
-        z[j] = load(in.z, j, tile);
-        dy[j] = load(in.dy, j, tile);
+        const bool has = elements[j].has(tile * kTile);
+        const int at = elements[j].at + tile * tile_step;
+        u[j] = load_if(has, in.u + base + at);
+        delta[j] = load_if(has, in.delta + base + at);
+        z[j] = load_if(has, in.z + base + at);
+        dy[j] = load_if(has, in.dy + base + at);
       }
     };
-    load_tile(kGradTiles - 1);
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) D[j] = in.D_skip[elements[j].channel];
+    load(kGradTiles - 1);
 #pragma unroll 1
     for (int tile = kGradTiles - 1; tile >= 0; --tile) {
-      float4 mine[kElements][kVec];  // delta, u, g
+      float4 mine[kElements];
 #pragma unroll
       for (int j = 0; j < kElements; ++j) {
-#pragma unroll
-        for (int k = 0; k < kVec; ++k) {
-          const float gate = to_float(z[j].v[k]), g = to_float(dy[j].v[k]) * in.share * gate * sigmoid(gate);
-          mine[j][k] = make_float4(to_float(delta[j].v[k]), to_float(u[j].v[k]), g, 0.0f);
-          if (elements[j].active) element(j, k) = mine[j][k];
-        }
+        const float gate = to_float(z[j]);
+        mine[j] =
+            make_float4(to_float(delta[j]), to_float(u[j]), to_float(dy[j]) * in.share * gate * sigmoid(gate), 0.0f);
+        memory.values[warp][elements[j].slot] = mine[j];
       }
       loader.finish(memory);
       __syncwarp();
-      if (tile > 0) load_tile(tile - 1);
+      if (tile > 0) load(tile - 1);
       restore_state(tile);
       backward_tile(tile);
       if (kSubLanes == 8) {
@@ -378,25 +332,17 @@ struct GradWalk {
       } else {
         __syncwarp();
       }
-      write_gradients(tile, mine, D, sums);
-    }
-  }
-  __device__ __forceinline__ void write_gradients(int tile, const float4 (&mine)[kElements][kVec],
-                                                  const float (&D)[kElements][kVec], Sums& sums) {
 #pragma unroll
-    for (int j = 0; j < kElements; ++j) {
-      if (!elements[j].has(tile * kTile)) continue;
-      float du[kVec], ddelta[kVec];
-#pragma unroll
-      for (int k = 0; k < kVec; ++k) {
-        const float4 r = element(j, k), d = mine[j][k];
-        ddelta[k] = -expm1f(-d.x) * r.y;  // softplus' = 1 - exp(-softplus)
-        du[k] = fmaf(D[j][k], d.z, d.x * r.x);
-        sums.v[j][k].x = fmaf(d.z, d.y, sums.v[j][k].x);
-        sums.v[j][k].y += ddelta[k];
+      for (int j = 0; j < kElements; ++j) {
+        const float4 r = memory.values[warp][elements[j].slot];
+        const float ddelta = -expm1f(-mine[j].x) * r.y;  // softplus' = 1 - exp(-softplus)
+        sums[j].x = fmaf(mine[j].z, mine[j].y, sums[j].x);
+        sums[j].y += ddelta;
+        if (!elements[j].has(tile * kTile)) continue;
+        const int at = elements[j].at + tile * tile_step;
+        out.du[base + at] = from_float<T>(fmaf(D[j], mine[j].z, mine[j].x * r.x));
+        out.ddelta[base + at] = from_float<T>(ddelta);
       }
-      store(out.du, j, tile, du);
-      store(out.ddelta, j, tile, ddelta);
     }
   }
   __device__ __forceinline__ void restore_state(int tile);
@@ -404,8 +350,8 @@ struct GradWalk {
 };
 
 // The states before a tile: kept by pass A, or what enters the chunk.
-template <typename T, int kSubLanes, int kVec>
-__device__ __forceinline__ void GradWalk<T, kSubLanes, kVec>::restore_state(int tile) {
+template <typename T, int kSubLanes>
+__device__ __forceinline__ void GradWalk<T, kSubLanes>::restore_state(int tile) {
 #pragma unroll
   for (int c = 0; c < kLaneChannels; ++c) {
     if (tile > 0) {
@@ -420,8 +366,8 @@ __device__ __forceinline__ void GradWalk<T, kSubLanes, kVec>::restore_state(int 
 }
 
 // What enters the chunk from both ends, and the decay rates.
-template <typename T, int kSubLanes, int kVec>
-__device__ __forceinline__ void GradWalk<T, kSubLanes, kVec>::enter() {
+template <typename T, int kSubLanes>
+__device__ __forceinline__ void GradWalk<T, kSubLanes>::enter() {
   restore_state(0);
 #pragma unroll
   for (int c = 0; c < kLaneChannels; ++c) {

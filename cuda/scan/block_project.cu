@@ -54,6 +54,11 @@ struct StepTensors {
   const float *weight[2], *bias[2];
 };
 
+template <typename T, int kCount>
+struct alignas(sizeof(T) * kCount) Pack {
+  T v[kCount];
+};
+
 // kRank: dt_rank rounded up; the columns behind it are zeros in proj. kChannels neighbouring channels to a thread: they
 // share the loads of dt.
 template <typename T, int kRank, int kChannels>

@@ -67,17 +67,16 @@ __device__ __forceinline__ void store_state(float* target, const float (&state)[
   }
 }
 
-// Writes y of a tile: as it is for the direction that comes second, or with what the first one left, gated.
+// The second half of a finish: adds the other direction's y, which lies where the result goes, and gates.
 template <typename T>
-__device__ __forceinline__ void write_tile(const Walk& walk, int i, bool second, const float (&v)[kTile],
-                                           const T (&z)[kTile], const T (&other)[kTile], float share, T* y) {
+__device__ __forceinline__ void add_and_gate(const Walk& walk, int i, const float (&v)[kTile], const T* z, float share,
+                                             T* y) {
+  T gates[kTile], others[kTile];
+  walk.load(z, i, gates);
+  walk.load(y, i, others);
 #pragma unroll
   for (int k = 0; k < kTile; ++k) {
-    float value = v[k];
-    if (second) {  // the same for all threads of the direction
-      const float gate = to_float(z[k]);
-      value = (value + to_float(other[k])) * share * gate * sigmoid(gate);
-    }
+    const float gate = to_float(gates[k]), value = (v[k] + to_float(others[k])) * share * gate * sigmoid(gate);
     if (walk.has(i + k)) y[walk.at + (i + k) * walk.step] = from_float<T>(value);
   }
 }
@@ -113,7 +112,6 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, 3)
   walk.load(delta, 0, delta_next);
   for (int tile = 0; tile < tiles; ++tile) {
     float u_now[kTile], delta_now[kTile], v[kTile];
-    T gate[kTile], other[kTile];
     stage.finish(tile & 1);
     direction_barrier(direction);
     if (tile + 1 < tiles) stage.begin(table, tile + 1, ~tile & 1);
@@ -121,19 +119,24 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, 3)
     for (int k = 0; k < kTile; ++k) u_now[k] = to_float(u_next[k]), delta_now[k] = to_float(delta_next[k]);
     walk.load(u, (tile + 1) * kTile, u_next);  // behind the chunk: zeros
     walk.load(delta, (tile + 1) * kTile, delta_next);
-    const bool second = kFinish && tile >= half;
-    if (second && tile == half) __syncthreads();  // the other direction has left its y in this half
-    if (second) {
-      walk.load(z, tile * kTile, gate);
-      walk.load(out, tile * kTile, other);
-    }
 #pragma unroll
     for (int k = 0; k < kTile; ++k) {
       const float4* row = stage.row(tile & 1, walk.sub, k);
       v[k] = fmaf(D, u_now[k], advance<kFinish>(state, a2, delta_now[k], delta_now[k] * u_now[k], row));
       if constexpr (!kFinish) delta_sum += delta_now[k];
     }
-    if constexpr (kFinish) write_tile(walk, tile * kTile, second, v, gate, other, in.share, out);
+    if constexpr (kFinish) {
+      if (tile == half) __syncthreads();  // the other direction has left its y in this half
+      if (tile >= half) {
+        add_and_gate(walk, tile * kTile, v, z, in.share, out);
+      } else {
+#pragma unroll
+        for (int k = 0; k < kTile; ++k) {
+          const int i = tile * kTile + k;
+          if (walk.has(i)) out[walk.at + i * walk.step] = from_float<T>(v[k]);
+        }
+      }
+    }
   }
   if constexpr (!kFinish) {
     if (!walk.live()) return;

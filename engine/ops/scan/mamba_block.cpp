@@ -11,13 +11,15 @@ namespace {
 constexpr int64_t kMaxState = 64;
 
 // Scratch memory. Training keeps the tokens of every block between forward and backward, so intermediate values have to stay
-// small beside them: per byte of an element, more for a batch of images than for a slide. Inference keeps nothing.
-constexpr int64_t kSlideScratch = int64_t{128} << 20, kBatchScratch = 6 * kSlideScratch;
-constexpr int64_t kInferenceScratch = int64_t{6} << 30;
+// small beside them: a step of 6m on 4480 x 4480 pixels fits 4 GB in float32 and 2 GB in bfloat16. A batch of images may take
+// more. Inference keeps nothing.
+constexpr int64_t kSlideScratchFloat = int64_t{896} << 20, kSlideScratchHalf = int64_t{256} << 20;
+constexpr int64_t kBatchScratch = int64_t{2} << 30, kInferenceScratch = int64_t{6} << 30;
 
 int64_t scratch_bytes(const Tensor& tokens, bool training) {
   if (!training) return kInferenceScratch;
-  return (tokens.size(0) > 1 ? kBatchScratch : kSlideScratch) * static_cast<int64_t>(size_of(tokens.dtype()));
+  if (tokens.size(0) > 1) return kBatchScratch;
+  return tokens.dtype() == DType::bf16 ? kSlideScratchHalf : kSlideScratchFloat;
 }
 
 void check_direction_types(Context& ctx, const std::string& op, const MambaDirectionWeights& w, DType dtype) {
