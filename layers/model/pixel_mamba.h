@@ -18,7 +18,7 @@ struct Parameter {
 };
 
 struct ForwardOptions {
-  bool recompute = true;     // keep only each block's input between forward and backward (CUDA blocks always do, see MambaBlock)
+  bool recompute = true;     // keep only each block's input between forward and backward (see MambaBlock)
   bool fusion_maps = false;  // return the merge map of every layer
 };
 

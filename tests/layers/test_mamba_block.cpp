@@ -80,13 +80,12 @@ TEST_CASE("mamba block as one operator equals the composed one", "[cpu]") {
 }
 
 TEST_CASE("mamba block as one operator on cuda equals the composed one", "[cuda]") {
-  const auto dtype = GENERATE(DType::f32, DType::bf16);
   const int64_t channels = GENERATE(3, 6, 12, 24, 48, 96, 192, 384);
   const bool divide_out = channels % 4 == 0;
   const BlockShape shape = published_shape(2, 333, channels);
-  CAPTURE(to_string(dtype), shape.str());
-  check_block(run_block_with_gradients(cuda(), one_operator(divide_out), shape, dtype),
-              run_block_with_gradients(cuda(), composed(divide_out), shape, dtype), dtype);
+  CAPTURE(shape.str());
+  check_block(run_block_with_gradients(cuda(), one_operator(divide_out), shape, DType::f32),
+              run_block_with_gradients(cuda(), composed(divide_out), shape, DType::f32), DType::f32);
 }
 
 TEST_CASE("a mamba block on cuda runs as one operator where the kernels cover it", "[cuda]") {
