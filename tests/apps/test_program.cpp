@@ -1,14 +1,19 @@
 // The program as its users meet it: command lines in; exit codes, messages and files out.
 #include <sys/wait.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "io/checkpoint/model_folder.h"
+#include "io/checkpoint/safetensors.h"
 #include "io/slide/image.h"
 #include "tests/support/test.h"
 
@@ -85,14 +90,25 @@ TEST_CASE("without arguments the program shows worked examples", "[cpu]") {
 
 TEST_CASE("wrong command lines end with exit code 2 and the nearest valid option", "[cpu]") {
   CHECK(run_program("infer").code == 2);
-  CHECK(run_program("infer x.png --device tpu").code != 0);
+  const Outcome device = run_program("infer x.png --device tpu");
+  CHECK(device.code == 2);  // before the missing file
+  CHECK(contains(device.err, "cuda:i"));
+  CHECK(run_program("infer x.png --seed -1").code == 2);
+  CHECK(run_program("infer x.png --mpp nan").code == 2);
   const Outcome option = run_program("infer x.png --modle 6m");
   CHECK(option.code == 2);
   CHECK(contains(option.err, "did you mean --model"));
   const Outcome verb = run_program("infre x.png");
   CHECK(verb.code == 2);
   CHECK(contains(verb.err, "did you mean infer"));
-  CHECK(run_program("infer x.png --mpp -1").code == 2);
+  CHECK(contains(run_program("train slides.csv").err, "the verbs are: infer finetune"));
+  const Outcome far = run_program("infer x.png --quiet");
+  CHECK(far.code == 2);
+  CHECK(contains(far.err, "the options of infer are:"));
+  CHECK(contains(far.err, "--slide-mpp"));
+  const Outcome negative = run_program("infer x.png --mpp -1");
+  CHECK(negative.code == 2);
+  CHECK(contains(negative.err, "a number above 0 is needed, got -1"));
   CHECK(run_program("verify x --device cuda:99").code == 2);
 }
 
@@ -111,6 +127,32 @@ TEST_CASE("rejected input ends with exit code 3 and names the file", "[cpu]") {
   CHECK(run_program("infer " + folder.path() + "/notes.svs --model nowhere --device cpu").code == 3);
   CHECK(run_program("verify " + folder.path() + " --device cpu").code == 3);
   CHECK(run_program("inspect " + folder.path() + "/missing").code == 3);
+  CHECK(contains(run_program("inspect " + folder.path()).err, "is no model folder"));
+}
+
+TEST_CASE("results without a place are refused before any slide is read", "[cpu]") {
+  const TempDir folder;
+  std::ofstream(folder.path() + "/file") << "taken\n";
+  const std::string slide = write_stripes(folder.path(), 0);
+  const Outcome outcome = run_program("infer " + slide + " --device cpu --out " + folder.path() + "/file/result");
+  CHECK(outcome.code == 3);
+  CHECK(outcome.out.empty());
+  CHECK(contains(outcome.err, "/file is a file, a folder is needed"));
+  CHECK(read_text(folder.path() + "/file") == "taken\n");
+  if (fs::exists("/dev/full")) {  // a full disk
+    CHECK(WEXITSTATUS(std::system((std::string(PM_PROGRAM) + " inspect 6m >/dev/full 2>/dev/null").c_str())) == 4);
+  }
+}
+
+TEST_CASE("names in another encoding do not stop a table", "[cpu]") {
+  const TempDir folder;
+  const std::string model = write_small_model(folder.path() + "/model", Head::survival, 4);
+  write_stripes(folder.path(), 0);
+  std::ofstream(folder.path() + "/TABLE.CSV") << "slide_id,path\nM\xfcller,stripes0.png\n";
+  const Outcome outcome = run_program("infer " + folder.path() + "/TABLE.CSV --device cpu --json --model " + model);
+  CAPTURE(outcome.err);
+  REQUIRE(outcome.code == 0);
+  CHECK(json_lines(outcome.out).at(0)["slide_id"] == "M\xef\xbf\xbdller");
 }
 
 TEST_CASE("verify passes on the golden models and fails on a damaged one", "[cpu][golden]") {
