@@ -179,6 +179,58 @@ TEST_CASE("verify passes on the golden models and fails on a damaged one", "[cpu
   CHECK(json_lines(damaged.out).back()["verify"] == "fail");
 }
 
+TEST_CASE("verify finds a single changed value of any reference and names the worst tensor", "[cpu][golden]") {
+  const std::string golden = golden_dir() + "/nano_single/";
+  const TempDir folder;
+  fs::copy(golden, folder.path(), fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+  // Runs verify with one of the four files replaced by `tensors`.
+  const auto verify = [&](const std::string& file, const std::map<std::string, Tensor>& tensors) {
+    io::write_safetensors(folder.path() + "/" + file, tensors);
+    Outcome outcome = run_program("verify " + folder.path() + " --device cpu --json");
+    fs::copy(golden + file, folder.path() + "/" + file, fs::copy_options::overwrite_existing);
+    return outcome;
+  };
+  const auto fails_with = [&](const std::string& name, const std::function<float(float)>& change) {
+    auto expected = io::read_safetensors(cpu(), golden + "expected.safetensors");
+    std::vector<float> values = expected.at(name).to_host<float>();
+    const size_t largest = static_cast<size_t>(
+        std::max_element(values.begin(), values.end(), [](float a, float b) { return std::abs(a) < std::abs(b); }) -
+        values.begin());
+    values[largest] = change(values[largest]);
+    expected.at(name) = Tensor::from_host(cpu(), expected.at(name).shape(), values);
+    const Outcome outcome = verify("expected.safetensors", expected);
+    CAPTURE(name, outcome.err);
+    CHECK(outcome.code == 1);
+    const Json last = json_lines(outcome.out).back();
+    CHECK(last["verify"] == "fail");
+    CHECK(last["worst"] == name);
+  };
+  for (const std::string name : {"logits", "embedding", "loss", "grad.image", "grad.layers.3.mixer.A_log"}) {
+    fails_with(name, [](float value) { return -value; });
+    fails_with(name, [](float) { return std::numeric_limits<float>::quiet_NaN(); });
+    fails_with(name, [](float) { return std::numeric_limits<float>::infinity(); });
+  }
+  auto expected = io::read_safetensors(cpu(), golden + "expected.safetensors");
+  expected["grad.layers.99.norm.weight"] = expected.at("grad.layers.0.norm.weight");
+  CHECK(verify("expected.safetensors", expected).code == 1);
+  expected = io::read_safetensors(cpu(), golden + "expected.safetensors");
+  Tensor& weight = expected.at("grad.layers.0.mixer.in_proj.weight");
+  const std::vector<float> values = weight.to_host<float>();
+  weight = Tensor::from_host(cpu(), {weight.shape()[1], weight.shape()[0]}, values);
+  CHECK(verify("expected.safetensors", expected).code == 1);
+
+  auto input = io::read_safetensors(cpu(), golden + "input.safetensors");
+  std::vector<int64_t> labels = input.at("label").to_host<int64_t>();
+  labels.back() = 99;
+  input.at("label") = Tensor::from_host(cpu(), input.at("label").shape(), labels);
+  const Outcome label = verify("input.safetensors", input);
+  CHECK(label.code == 3);
+  CHECK(contains(label.err, "'label' must be 0..4, got 99"));
+  input.erase("label");
+  CHECK(verify("input.safetensors", input).code == 3);
+  CHECK(contains(run_program("verify " + golden_dir() + " --device cpu").err, "is no golden folder"));
+}
+
 TEST_CASE("inspect describes models, weights and slides", "[cpu]") {
   CHECK(json_lines(run_program("inspect 21m --json").out).at(0)["parameters"] == 21'328'186);
   const std::string golden = golden_dir() + "/nano_fusion";
