@@ -22,12 +22,16 @@ double number_at(const CsvTable& table, const std::string& file, int64_t row, in
   return value;
 }
 
+std::string ending_of(const fs::path& path) {
+  std::string ending = path.extension().string();
+  std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return std::tolower(c); });
+  return ending;
+}
+
 bool has_slide_ending(const fs::path& path) {
   static const std::set<std::string> kEndings = {".svs", ".tif",  ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu",
                                                  ".bif", ".svslide", ".dcm",  ".png",  ".jpg",  ".jpeg"};
-  std::string ending = path.extension().string();
-  std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return std::tolower(c); });
-  return kEndings.contains(ending);
+  return kEndings.contains(ending_of(path));
 }
 
 SlideRow row_of_file(const fs::path& path) {
@@ -81,7 +85,7 @@ SlideTable read_slide_table(const std::string& file) {
 
 std::vector<SlideRow> list_slides(const std::string& input) {
   PM_CHECK(fs::exists(input), IoError, "{}: there is no such file or folder", input);
-  if (fs::path(input).extension() == ".csv") return read_slide_table(input).rows;
+  if (ending_of(input) == ".csv") return read_slide_table(input).rows;
   if (!fs::is_directory(input)) return {row_of_file(input)};
   std::vector<SlideRow> rows;
   for (const fs::directory_entry& entry : fs::directory_iterator(input)) {
