@@ -40,7 +40,7 @@ SlideRow row_of_file(const fs::path& path) {
 
 }  // namespace
 
-SlideTable read_slide_table(const std::string& file) {
+SlideTable read_slide_table(const std::string& file, const TableOptions&) {
   const CsvTable table = read_csv(file);
   const int64_t path = table.find("path"), slide = table.find("slide_id"), subject = table.find("case_id");
   const int64_t mpp = table.find("mpp"), label = table.find("label");
