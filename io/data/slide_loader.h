@@ -12,6 +12,7 @@
 //     loader.add({shuffled(fold.train, seed, epoch), epoch});
 //     while (auto sample = loader.next()) { .. }   // position() now names the sample after it: save it with the checkpoint
 //   }
+//   // the validation set takes a loader of its own
 //   // resume: loader.add({shuffled(fold.train, seed, position.epoch), position.epoch, position.index});
 #pragma once
 #include <cstdint>
@@ -50,10 +51,12 @@ struct SlideSample {
   double mpp = 0.0;        // 0: unknown, read as it is
   std::string mpp_source;  // as SlideImage
   int64_t tiles = 0, bad_tiles = 0;
-  int64_t windows = 0;     // of the picture, kept or not; 0 without region_size
-  int64_t background = 0;  // of them, without tissue (0 when keep_background and no window may be dropped)
-  int64_t left_out = 0;    // of them, not in `image`
-  bool no_tissue = false;  // by the mask the whole picture is background: nothing was left out
+  PictureGrid grid;           // of the picture, windows left out among them; 0 without region_size
+  int64_t windows = 0;        // of the picture, kept or not; 0 without region_size
+  int64_t background = 0;     // of them, without tissue (0 when keep_background and no window may be dropped)
+  int64_t left_out = 0;       // of them, not in `image`
+  std::vector<int64_t> kept;  // with left_out: row * cols + col of each window of `image`, in the order of the network
+  bool no_tissue = false;     // by the mask the whole picture is background: nothing was left out
   bool from_cache = false;
   double seconds = 0.0;  // reading and changing, on its thread
 };
@@ -96,9 +99,9 @@ class SlideLoader {
   std::optional<SlideSample> next(std::stop_token stop = {});
   // Forgets everything added and not delivered yet.
   void clear();
-  // Slides being read are given up, waiting calls return. Any thread; not for signal handlers.
+  // For good: slides being read are given up, waiting calls return, nothing more comes. Any thread; not for signal handlers.
   void stop();
-  // Of the last order that next() took from (of the first one added before that).
+  // Of the order that next() took from last; of the first one added where there is none since the start or clear().
   LoaderPosition position() const;
   LoaderStats stats() const;
 

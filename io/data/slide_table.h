@@ -1,4 +1,4 @@
-// Tables of slides and cases: CSV, or tab-separated where the file's name ends in .tsv or .txt.
+// Tables of slides and cases: CSV, or tab-separated where the file's name ends in .tsv.
 //
 // Columns, by any of the names that published tables use (first found wins; no other column is looked at):
 //   path       path, file, slide_path; relative paths are relative to the table's folder
@@ -78,9 +78,6 @@ SlideTable read_slide_table(const std::string& path, const TableOptions& options
 // What `infer` was given: one slide or image, a folder of them (by name, not recursive), or a table.
 // Throws IoError when there is no such file or nothing in it to read.
 std::vector<SlideRow> list_slides(const std::string& input);
-
-// The id without .svs, .tif and whatever else slides' names end in.
-std::string without_slide_ending(const std::string& name);
 
 // The n_bins - 1 cut points between time bins: quantiles i / n_bins (linear interpolation) of uncensored times, one time
 // per case. Where ties would leave a bin without event, the cuts move to the nearest times that give each bin one, as far

@@ -18,9 +18,9 @@ struct AugmentOptions {
 // What happens to one sample.
 struct Augmentation {
   bool flip = false;
-  int turns = 0;                                                             // quarter turns, counter-clockwise
-  int64_t shift_x = 0, shift_y = 0;                                          // white pixels put before the picture
-  double haematoxylin = 1.0, eosin = 1.0, residual = 1.0, brightness = 1.0;  // factors
+  int turns = 0;                                             // quarter turns, counter-clockwise
+  int64_t shift_x = 0, shift_y = 0;                          // white pixels put before the picture
+  double haematoxylin = 1.0, eosin = 1.0, brightness = 1.0;  // factors
   bool identity() const;
 };
 
@@ -31,7 +31,8 @@ bool draw_drop(double probability, uint64_t seed, int64_t epoch, int64_t sample,
 
 // Flip, turns and shift.
 Image move_pixels(Image image, const Augmentation& augmentation);
-// Stain and brightness: optical density to haematoxylin, eosin and a residual (Ruifrok and Johnston 2001), each scaled.
+// Stain and brightness: optical density to haematoxylin, eosin and what is left, the first two scaled
+// (Ruifrok and Johnston 2001), then the light.
 void change_colours(Image& image, const Augmentation& augmentation);
 
 }  // namespace pm::io
