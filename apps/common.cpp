@@ -4,6 +4,7 @@
 
 #include <charconv>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 
 #include "engine/core/check.h"
@@ -22,8 +23,25 @@ Device parse_device(const std::string& text) {
     const auto [end, failure] = std::from_chars(text.data() + 5, last, index);
     if (failure != std::errc() || end != last) index = -1;
   }
-  PM_CHECK(index >= 0, UsageError, "--device {}: choose cpu, cuda or cuda:i with the number of the GPU", text);
+  PM_CHECK(index >= 0, UsageError, "{} is no device; choose auto, cpu, cuda or cuda:i with the number of the GPU",
+           text);
   return Device::cuda(index);
+}
+
+// CLI11 takes -1 for the largest unsigned number.
+CLI::Validator whole_number() {
+  return CLI::Validator(
+      [](const std::string& text) { return text.starts_with('-') ? text + " is below 0" : std::string(); }, "");
+}
+
+// Wrong words are a mistake in the command line, whatever else is wrong.
+std::string check_device(const std::string& text) {
+  try {
+    if (text != "auto") parse_device(text);
+    return "";
+  } catch (const UsageError& error) {
+    return error.what();
+  }
 }
 
 Device choose_device(const std::string& text) {
@@ -39,6 +57,7 @@ Device choose_device(const std::string& text) {
 void add_run_options(CLI::App& command, RunOptions& options) {
   command.add_option("--device", options.device, "cpu, cuda or cuda:i; auto takes the GPU if there is one")
       ->capture_default_str()
+      ->check(CLI::Validator(check_device, ""))
       ->type_name("DEVICE");
   command
       .add_option("--precision", options.precision,
@@ -46,7 +65,10 @@ void add_run_options(CLI::App& command, RunOptions& options) {
       ->capture_default_str()
       ->check(CLI::IsMember({"fp32", "tf32", "bf16", "fp64"}))
       ->type_name("TYPE");
-  command.add_option("--seed", options.seed, "seed of everything random")->capture_default_str()->type_name("N");
+  command.add_option("--seed", options.seed, "seed of everything random")
+      ->capture_default_str()
+      ->check(whole_number())
+      ->type_name("N");
   command.add_flag("--json", options.json, "results on stdout as JSON, one object per line");
   command.footer("--config FILE takes option values from a JSON object, {\"seed\": 7}; options given here win.");
 }
@@ -76,6 +98,18 @@ PixelMamba load_model(Context& ctx, const std::string& model, const RunOptions& 
   fmt::print(stderr, "model: {} with random weights from seed {}; its predictions mean nothing until it is trained\n",
              model, options.seed);
   return PixelMamba(ctx, published_config(model, 1000), activation, options.seed);
+}
+
+CLI::Validator positive_number() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        double value = 0.0;
+        const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
+        const bool fits =
+            failure == std::errc() && end == text.data() + text.size() && std::isfinite(value) && value > 0.0;
+        return fits ? std::string() : fmt::format("a number above 0 is needed, got {}", text);
+      },
+      "");
 }
 
 double now_seconds() {

@@ -54,6 +54,9 @@ class Progress {
   bool terminal_;
 };
 
+// For options that take a finite number above 0. (CLI11's own check answers with all 309 digits of the largest double.)
+CLI::Validator positive_number();
+
 // Seconds of a steady clock.
 double now_seconds();
 // "2m 05s"
@@ -67,6 +70,7 @@ struct Command {
 };
 void add_infer(CLI::App& app, Command& command);
 void add_finetune(CLI::App& app, Command& command);
+void add_evaluate(CLI::App& app, Command& command);
 void add_verify(CLI::App& app, Command& command);
 void add_inspect(CLI::App& app, Command& command);
 void add_bench(CLI::App& app, Command& command);

@@ -1,5 +1,10 @@
 // infer: slides or images in, prediction and embedding out.
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "apps/common.h"
@@ -55,7 +60,8 @@ void print_json(const SlideResult& result, Head head, bool embedding) {
   line["mpp_source"] = result.slide.mpp_source;
   line["bad_tiles"] = result.slide.bad_tiles;
   line["seconds"] = {{"read", result.read_seconds}, {"compute", result.compute_seconds}};
-  fmt::print("{}\n", line.dump());
+  // Names in a table may be in an older encoding; JSON is UTF-8.
+  fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
 
 void print_text(const SlideResult& result, Head head) {
@@ -114,13 +120,26 @@ void write_results(const std::string& folder, const std::vector<SlideResult>& re
              results.size(), channels);
 }
 
+// Before any slide is read: nobody wants to learn at the end that the results have no place.
+void check_can_hold_results(const std::string& folder) {
+  namespace fs = std::filesystem;
+  fs::path existing = fs::absolute(folder);
+  while (!fs::exists(existing) && existing.has_relative_path()) existing = existing.parent_path();
+  PM_CHECK(fs::is_directory(existing), IoError, "--out {}: {} is a file, a folder is needed", folder,
+           existing.string());
+  PM_CHECK(::access(existing.c_str(), W_OK) == 0, IoError, "--out {}: {} cannot be written to: {}", folder,
+           existing.string(), std::strerror(errno));
+}
+
 int run_infer(const InferOptions& options) {
+  if (!options.out.empty()) check_can_hold_results(options.out);
   const std::vector<io::SlideRow> rows = io::list_slides(options.input);
   const auto ctx = make_context(options.run);
   const PixelMamba model = load_model(*ctx, options.model, options.run);
   const Head head = model.config().head;
   std::vector<SlideResult> results;
   std::string failures;
+  bool out_of_memory = false;
   std::optional<Progress> progress;
   if (rows.size() > 1) progress.emplace("slides", static_cast<int64_t>(rows.size()));
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -139,15 +158,22 @@ int run_infer(const InferOptions& options) {
     } catch (const IoError& error) {
       if (rows.size() == 1) throw;
       failures += fmt::format("\n  {}", error.what());  // a broken slide costs that slide
+    } catch (const OutOfMemoryError& error) {
+      if (rows.size() == 1) throw;
+      failures += fmt::format("\n  {}: {}", rows[i].path, error.what());  // and so does one that is too large
+      out_of_memory = true;
     }
     if (progress) progress->update(static_cast<int64_t>(i + 1), rows[i].slide_id);
   }
   progress.reset();
-  PM_CHECK(!results.empty(), IoError, "no slide could be read:{}", failures);
+  if (results.empty() && out_of_memory) throw OutOfMemoryError(fmt::format("no slide gave a prediction:{}", failures));
+  PM_CHECK(!results.empty(), IoError, "no slide gave a prediction:{}", failures);
   if (!options.out.empty()) write_results(options.out, results, model.config());
   if (failures.empty()) return kDone;
-  fmt::print(stderr, "error: {} of {} slides could not be read:{}\n", rows.size() - results.size(), rows.size(), failures);
-  return kRejected;
+  fmt::print(stderr, "error: {} of {} slides gave no prediction:{}\n", rows.size() - results.size(), rows.size(),
+             failures);
+  if (out_of_memory) fmt::print(stderr, "a coarser --mpp needs less memory\n");
+  return out_of_memory ? kOutOfResources : kRejected;
 }
 
 }  // namespace
@@ -163,11 +189,11 @@ void add_infer(CLI::App& app, Command& command) {
   verb->add_option("--out", options->out, "folder for predictions.csv, embeddings.npy and embeddings_ids.csv")->type_name("DIR");
   verb->add_option("--mpp", options->read.mpp, "micrometres per pixel the network sees (4 is about 2.5x)")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber)
+      ->check(positive_number())
       ->type_name("UM");
   verb->add_option("--slide-mpp", options->read.slide_mpp,
                    "micrometres per pixel of the full-size slide, for files that do not say it (0.25 is about 40x)")
-      ->check(CLI::PositiveNumber)
+      ->check(positive_number())
       ->type_name("UM");
   verb->add_flag("--embedding", options->embedding, "with --json: the embedding too");
   add_run_options(*verb, options->run);

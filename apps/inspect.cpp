@@ -15,6 +15,8 @@
 namespace pm::app {
 namespace {
 
+constexpr int64_t kMaxSide = 1'000'000;  // of the input that costs are given for: ten times the largest slides
+
 struct InspectOptions {
   std::string input;
   int64_t size = 4480;
@@ -124,6 +126,8 @@ int run_inspect(const InspectOptions& options) {
   PM_CHECK(fs::exists(options.input), IoError, "{}: there is no such file or folder, and no model of that name (6m, 21m)",
            options.input);
   if (fs::is_directory(options.input)) {
+    PM_CHECK(fs::exists(options.input + "/config.json"), IoError,
+             "{}: is no model folder (config.json and model.safetensors); name one file to see a slide", options.input);
     Context host(make_backend(Device::cpu()));
     return inspect_model(io::read_model(host, options.input, DType::f32).config(), options);  // the weights are checked too
   }
@@ -140,11 +144,11 @@ void add_inspect(CLI::App& app, Command& command) {
   verb->add_option("INPUT", options->input, "slide or image; model folder, config.json or .safetensors; or 6m / 21m")->required();
   verb->add_option("--size", options->size, "models: side of the square input that costs are given for, pixels")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, kMaxSide))
       ->type_name("PIXELS");
   verb->add_option("--mpp", options->mpp, "slides: micrometres per pixel that the network would see")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber)
+      ->check(positive_number())
       ->type_name("UM");
   verb->add_flag("--json", options->json, "one JSON object on stdout");
   verb->callback([options, &command] { command.exit_code = run_inspect(*options); });

@@ -18,6 +18,7 @@ Examples
   pixel-mamba infer slide.svs --model 6m --out result        prediction and embedding of one slide
   pixel-mamba finetune slides.csv --out run                  fine-tune on a table of slides
   pixel-mamba infer new.svs --model run/model --json         predict with the model just trained
+  pixel-mamba evaluate predictions.csv --task survival       c-index, Kaplan-Meier, log-rank of predictions
   pixel-mamba inspect slide.svs                              sizes, levels, micrometres per pixel
   pixel-mamba inspect 6m --size 4480                         parameters, FLOPs, memory for a slide size
   pixel-mamba verify golden_folder --device cpu              check numerics against stored references
@@ -54,9 +55,11 @@ std::string nearest(const CLI::App& app, const std::string& word) {
     if (!sub->get_group().empty()) candidates.push_back(sub->get_name());
     if (sub->parsed()) collect(*sub);
   }
+  candidates.push_back("--config");  // taken out before the rest is parsed
   const std::string stem = word.substr(0, word.find('='));
+  const size_t letters = stem.size() - std::min(stem.find_first_not_of('-'), stem.size());
   std::string best;
-  size_t best_distance = std::max<size_t>(2, stem.size() / 2) + 1;
+  size_t best_distance = std::max<size_t>(2, letters / 3) + 1;
   for (const std::string& candidate : candidates) {
     const size_t distance = edit_distance(stem, candidate);
     if (distance < best_distance) {
@@ -67,14 +70,34 @@ std::string nearest(const CLI::App& app, const std::string& word) {
   return best;
 }
 
+// What could have been meant where nothing is near: the options of the chosen verb, or the verbs.
+std::string choices(const CLI::App& app) {
+  std::string list;
+  const auto chosen = app.get_subcommands();
+  if (chosen.empty()) {
+    for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; }))
+      list += " " + verb->get_name();
+    return "the verbs are:" + list;
+  }
+  for (const CLI::Option* option : chosen[0]->get_options()) {
+    for (const std::string& name : option->get_lnames()) list += " --" + name;
+  }
+  return "the options of " + chosen[0]->get_name() + " are:" + list + " --config";
+}
+
 int usage_error(const CLI::App& app, const CLI::ParseError& error) {
   std::fprintf(stderr, "error: %s\n", error.what());
-  std::vector<std::string> extras = app.remaining(true);
-  for (const std::string& word : extras) {
-    const std::string suggestion = nearest(app, word);
-    if (!suggestion.empty()) std::fprintf(stderr, "did you mean %s instead of %s?\n", suggestion.c_str(), word.c_str());
-  }
   const auto chosen = app.get_subcommands();
+  for (const std::string& word : app.remaining(true)) {
+    if (!word.starts_with('-') && !chosen.empty()) continue;  // a value, or one path too many
+    const std::string suggestion = nearest(app, word);
+    if (suggestion.empty()) {
+      std::fprintf(stderr, "%s\n", choices(app).c_str());
+    } else {
+      std::fprintf(stderr, "did you mean %s instead of %s?\n", suggestion.c_str(), word.c_str());
+    }
+    if (chosen.empty()) break;  // without a verb the rest of the line means nothing
+  }
   std::fprintf(stderr, "see: pixel-mamba %s--help\n", chosen.empty() ? "" : (chosen[0]->get_name() + " ").c_str());
   return ExitCode::kUsage;
 }
@@ -92,6 +115,7 @@ int run(int argc, char** argv) {
   pm::app::Command command;
   pm::app::add_infer(app, command);
   pm::app::add_finetune(app, command);
+  pm::app::add_evaluate(app, command);
   pm::app::add_verify(app, command);
   pm::app::add_inspect(app, command);
   pm::app::add_bench(app, command);
@@ -106,6 +130,10 @@ int run(int argc, char** argv) {
     return usage_error(app, error);
   }
   if (app.get_subcommands().empty()) std::printf("%s", kExamples);
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {  // a full disk behind a redirection
+    std::fprintf(stderr, "error: the results could not be written to stdout: is the disk full?\n");
+    return ExitCode::kOutOfResources;
+  }
   return command.exit_code;
 }
 

@@ -1,8 +1,11 @@
 // verify: runs a golden folder (config, model, input, expected) and compares logits, embedding, loss and every gradient.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "apps/common.h"
 #include "autograd/ops/cross_entropy.h"
@@ -36,14 +39,12 @@ Tolerance tolerance_of(const std::string& precision) {
 
 std::vector<double> wide(const Tensor& tensor) {
   switch (tensor.dtype()) {
-    case DType::f64:
-      return tensor.to_host<double>();
+    case DType::f64: return tensor.to_host<double>();
     case DType::f32: {
       const auto values = tensor.to_host<float>();
       return {values.begin(), values.end()};
     }
-    default:
-      throw DTypeError(fmt::format("a float tensor is needed, got {}", to_string(tensor.dtype())));
+    default: throw DTypeError(fmt::format("a float tensor is needed, got {}", to_string(tensor.dtype())));
   }
 }
 
@@ -66,39 +67,43 @@ class Report {
   void add(const std::string& name, double error, double tolerance) {
     const bool ok = error <= tolerance;  // false for NaN
     all_ok_ = all_ok_ && ok;
-    const double ratio = error / tolerance;
-    if (!(ratio <= worst_ratio_)) {
+    // How far towards its own tolerance; a tolerance of zero leaves nothing between exact and failed.
+    const double ratio = tolerance > 0.0 ? error / tolerance : ok ? 0.0 : std::numeric_limits<double>::infinity();
+    if (ratio > worst_ratio_) {
       worst_ratio_ = ratio;
       worst_ = name;
       worst_error_ = error;
     }
     if (json_) {
-      std::printf(
-          "%s\n",
-          nlohmann::ordered_json{{"tensor", name}, {"rel_err", error}, {"tol", tolerance}, {"ok", ok}}.dump().c_str());
+      std::printf("%s\n", nlohmann::ordered_json{{"tensor", name}, {"rel_err", error}, {"tol", tolerance}, {"ok", ok}}.dump().c_str());
     } else if (!ok) {
       std::printf("FAIL  %-48s relative error %.3e, allowed %.1e\n", name.c_str(), error, tolerance);
     }
     ++count_;
   }
-  void compare(const std::string& name, const Tensor& actual, const std::map<std::string, Tensor>& expected,
-               double tolerance) {
+  void compare(const std::string& name, const Tensor& actual, const std::map<std::string, Tensor>& expected, double tolerance) {
     const auto found = expected.find(name);
     PM_CHECK(found != expected.end(), IoError, "expected.safetensors has no tensor '{}'", name);
-    const bool fits = actual.defined() && actual.numel() == found->second.numel();
-    add(name, fits ? relative_error(wide(actual), wide(found->second)) : std::numeric_limits<double>::infinity(),
-        tolerance);
+    compared_.insert(name);
+    const bool scalars = actual.defined() && actual.numel() == 1 && found->second.numel() == 1;
+    const bool fits = scalars || (actual.defined() && actual.shape() == found->second.shape());
+    add(name, fits ? relative_error(wide(actual), wide(found->second)) : std::numeric_limits<double>::infinity(), tolerance);
+  }
+  // A stored gradient that nothing was compared with is a model that differs, not a pass.
+  void require_all_compared(const std::map<std::string, Tensor>& expected) {
+    for (const auto& [name, tensor] : expected) {
+      if (name.starts_with("grad.") && !compared_.contains(name))
+        add(name, std::numeric_limits<double>::infinity(), 0.0);
+    }
   }
   bool finish(const std::string& folder) const {
     if (json_) {
-      std::printf(
-          "%s\n",
-          nlohmann::ordered_json{{"verify", all_ok_ ? "pass" : "fail"}, {"worst", worst_}, {"rel_err", worst_error_}}
-              .dump()
-              .c_str());
+      std::printf("%s\n", nlohmann::ordered_json{{"verify", all_ok_ ? "pass" : "fail"}, {"worst", worst_}, {"rel_err", worst_error_}}
+                              .dump()
+                              .c_str());
     } else {
-      std::printf("%s  %s: %d tensors, worst %s with relative error %.3e\n", all_ok_ ? "pass" : "FAIL", folder.c_str(),
-                  count_, worst_.c_str(), worst_error_);
+      std::printf("%s  %s: %d tensors, worst %s with relative error %.3e\n", all_ok_ ? "pass" : "FAIL", folder.c_str(), count_,
+                  worst_.c_str(), worst_error_);
     }
     return all_ok_;
   }
@@ -109,6 +114,7 @@ class Report {
   int count_ = 0;
   double worst_ratio_ = -1.0, worst_error_ = 0.0;
   std::string worst_;
+  std::set<std::string> compared_;
 };
 
 const Tensor& need(const std::map<std::string, Tensor>& tensors, const std::string& name, const std::string& file) {
@@ -117,25 +123,59 @@ const Tensor& need(const std::map<std::string, Tensor>& tensors, const std::stri
   return found->second;
 }
 
-Variable loss_of(Context& ctx, const PixelMamba& model, const Variable& logits,
-                 const std::map<std::string, Tensor>& input, const std::string& file) {
-  if (model.config().head == Head::survival) {
-    return survival_nll(ctx, logits, need(input, "bin", file).copy_to(ctx), need(input, "censored", file).copy_to(ctx));
+// The values of one of the inputs beside the image: one per image, each in [0, limit).
+std::vector<int64_t> whole_numbers(const std::map<std::string, Tensor>& input, const std::string& name,
+                                   const std::string& file, int64_t batch, int64_t limit) {
+  const Tensor& tensor = need(input, name, file);
+  PM_CHECK(tensor.dtype() == DType::i64 && tensor.numel() == batch, IoError,
+           "{}: '{}' must hold one i64 per image, {} in all, got {} of shape {}", file, name, batch,
+           to_string(tensor.dtype()), tensor.shape().str());
+  std::vector<int64_t> values = tensor.to_host<int64_t>();
+  for (const int64_t value : values) {
+    PM_CHECK(value >= 0 && value < limit, IoError, "{}: '{}' must be 0..{}, got {}", file, name, limit - 1, value);
   }
-  const std::vector<int64_t> labels = need(input, "label", file).to_host<int64_t>();
-  return cross_entropy(ctx, logits, ops::one_hot(ctx, labels, model.config().num_classes, logits.value().dtype()), 0.0);
+  return values;
+}
+
+const Tensor& image_of(const std::map<std::string, Tensor>& input, const std::string& file) {
+  const Tensor& image = need(input, "image", file);
+  const Shape& shape = image.shape();
+  const bool is_float = image.dtype() == DType::f32 || image.dtype() == DType::f64;
+  PM_CHECK(is_float && shape.rank() == 4 && shape[1] == 3 && image.numel() > 0, IoError,
+           "{}: 'image' must be float of shape (batch, 3, height, width), got {} of shape {}", file,
+           to_string(image.dtype()), shape.str());
+  return image;
+}
+
+Variable loss_of(Context& ctx, const PixelMamba& model, const Variable& logits, const std::map<std::string, Tensor>& input,
+                 const std::string& file) {
+  const int64_t batch = logits.value().shape()[0], classes = model.config().num_classes;
+  if (model.config().head == Head::survival) {
+    const std::vector<int64_t> bins = whole_numbers(input, "bin", file, batch, classes);
+    const std::vector<int64_t> censored = whole_numbers(input, "censored", file, batch, 2);
+    return survival_nll(ctx, logits, Tensor::from_host(ctx, {batch}, bins), Tensor::from_host(ctx, {batch}, censored));
+  }
+  const std::vector<int64_t> labels = whole_numbers(input, "label", file, batch, classes);
+  return cross_entropy(ctx, logits, ops::one_hot(ctx, labels, classes, logits.value().dtype()), 0.0);
 }
 
 int run_verify(const VerifyOptions& options) {
   const auto ctx = make_context(options.run);
+  for (const char* file : {"config.json", "model.safetensors", "input.safetensors", "expected.safetensors"}) {
+    PM_CHECK(std::filesystem::exists(options.folder + "/" + file), IoError,
+             "{}: is no golden folder: there is no {} in it", options.folder, file);
+  }
   Context host(make_backend(Device::cpu()));
   const std::string input_file = options.folder + "/input.safetensors";
   const auto input = io::read_safetensors(host, input_file);
   const auto expected = io::read_safetensors(host, options.folder + "/expected.safetensors");
   const PixelMamba model = load_model(*ctx, options.folder, options.run);
 
-  const std::vector<double> pixels = wide(need(input, "image", input_file));
-  const Shape& shape = need(input, "image", input_file).shape();
+  PM_CHECK(model.config().head != Head::none, IoError, "{}: the model has no head, so there is no loss to compare",
+           options.folder);
+  const Tensor& stored = image_of(input, input_file);
+  const std::vector<double> pixels = wide(stored);
+  const Shape& shape = stored.shape();
   const Tensor image = param_dtype(model.activation()) == DType::f64
                            ? Tensor::from_host(*ctx, shape, pixels)
                            : Tensor::from_host(*ctx, shape, std::vector<float>(pixels.begin(), pixels.end()));
@@ -149,12 +189,19 @@ int run_verify(const VerifyOptions& options) {
   report.compare("logits", result.logits.value(), expected, tolerance.output);
   report.compare("embedding", result.embedding.value(), expected, tolerance.output);
   report.compare("loss", loss.value(), expected, tolerance.output);
-  const std::vector<int64_t> left = need(expected, "regions_left", "expected.safetensors").to_host<int64_t>();
-  report.add("regions_left", std::abs(static_cast<double>(result.regions_left - left.at(0))), 0.0);
+  const Tensor& left = need(expected, "regions_left", "expected.safetensors");
+  PM_CHECK(left.dtype() == DType::i64 && left.numel() > 0, IoError,
+           "expected.safetensors: 'regions_left' must be i64, got {}", to_string(left.dtype()));
+  int64_t difference = 0;  // one number, or one per image
+  for (const int64_t regions : left.to_host<int64_t>()) {
+    difference = std::max(difference, std::abs(result.regions_left - regions));
+  }
+  report.add("regions_left", static_cast<double>(difference), 0.0);
   report.compare("grad.image", image_leaf.grad(), expected, tolerance.gradient);
   for (const Parameter& parameter : model.parameters()) {
     report.compare("grad." + parameter.name, parameter.value.grad(), expected, tolerance.gradient);
   }
+  report.require_all_compared(expected);
   return report.finish(options.folder) ? kDone : kInternal;
 }
 
@@ -163,8 +210,7 @@ int run_verify(const VerifyOptions& options) {
 void add_verify(CLI::App& app, Command& command) {
   auto options = std::make_shared<VerifyOptions>();
   CLI::App* verb = app.add_subcommand(
-      "verify",
-      "Run a golden folder and compare logits, embedding, loss and every gradient with its stored references");
+      "verify", "Run a golden folder and compare logits, embedding, loss and every gradient with its stored references");
   verb->add_option("FOLDER", options->folder,
                    "folder with config.json, model.safetensors, input.safetensors and expected.safetensors")
       ->required();

@@ -52,16 +52,21 @@ failed=$(sed -n '/^The following tests FAILED:/,/^Errors while/p' "$results" |
 count() { if [[ -z "$1" ]]; then echo 0; else wc -l <<<"$1"; fi; }
 list() { if [[ -n "$1" ]]; then printf '    %s\n' "${1//$'\n'/$'\n'    }"; fi; }
 
-# The tests that need PM_DATA carry the tag [data]; every other skipped one needs a GPU.
-needs_data=""
-if [[ -n "$skipped" && -z "${PM_DATA:-}" ]]; then
+# The tests that need PM_DATA carry the tag [data], those that need Chromium [browser]; every other skipped one needs a GPU.
+skipped_with_tag() {
+  local names
   names=$(for test in "$folder"/bin/pm_test_*; do
-    "$test" --list-test-names-only '[data]' 2>/dev/null || "$test" --list-tests --verbosity quiet '[data]' 2>/dev/null || true
+    "$test" --list-test-names-only "$1" 2>/dev/null || "$test" --list-tests --verbosity quiet "$1" 2>/dev/null || true
   done)
-  needs_data=$(grep -Fx -f <(printf '%s\n' "$names" | grep .) <<<"$skipped" || true)
+  grep -Fx -f <(printf '%s\n' "$names" | grep .) <<<"$skipped" || true
+}
+without() { if [[ -n "$1" ]]; then grep -Fxv -f <(printf '%s\n' "$1") || true; else cat; fi; }
+needs_data="" needs_browser=""
+if [[ -n "$skipped" ]]; then
+  if [[ -z "${PM_DATA:-}" ]]; then needs_data=$(skipped_with_tag '[data]'); fi
+  needs_browser=$(skipped_with_tag '[browser]')
 fi
-needs_gpu=$skipped
-if [[ -n "$needs_data" ]]; then needs_gpu=$(grep -Fxv -f <(printf '%s\n' "$needs_data") <<<"$skipped" || true); fi
+needs_gpu=$(without "$needs_data" <<<"$skipped" | without "$needs_browser")
 
 echo
 echo "Summary"
@@ -72,6 +77,10 @@ echo "  skipped  $(count "$skipped")"
 if [[ -n "$needs_data" ]]; then
   echo "   $(count "$needs_data") because PM_DATA is not set (a folder of real slides):"
   list "$needs_data"
+fi
+if [[ -n "$needs_browser" ]]; then
+  echo "   $(count "$needs_browser") because there is no Chromium (apt-get install chromium):"
+  list "$needs_browser"
 fi
 if [[ -n "$needs_gpu" ]]; then
   reason="there is no GPU"

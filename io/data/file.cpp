@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "engine/core/check.h"
 
@@ -46,6 +48,12 @@ std::string read_file(const std::string& path, int64_t max_bytes) {
   std::string contents(static_cast<size_t>(file.size()), '\0');
   file.read(0, contents.data(), file.size());
   return contents;
+}
+
+std::string file_ending(const std::string& path) {
+  std::string ending = std::filesystem::path(path).extension().string();
+  std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return std::tolower(c); });
+  return ending;
 }
 
 }  // namespace pm::io

@@ -1,4 +1,4 @@
-// A file opened for reading. Every failure is an IoError that names the file.
+// Files opened for reading, and their names. Every failure is an IoError that names the file.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -27,5 +27,8 @@ class InputFile {
 
 // The whole file. Throws IoError when it is larger than max_bytes.
 std::string read_file(const std::string& path, int64_t max_bytes = int64_t{1} << 30);
+
+// What the name ends in, in lower case: ".csv"; empty where it has no ending.
+std::string file_ending(const std::string& path);
 
 }  // namespace pm::io

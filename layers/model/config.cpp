@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "engine/core/check.h"
+#include "engine/ops/token/serialize.h"
 
 namespace pm {
 namespace {
@@ -26,6 +27,10 @@ std::vector<LayerConfig> published_layers(Expansion layer11) {
   return layers;
 }
 
+// Beyond any network that can be run: a damaged or hostile file ends here and not in an allocation or an overflow.
+constexpr size_t kMaxLayers = 1024;
+constexpr int64_t kMaxChannels = 65536, kMaxExpand = 64, kMaxClasses = 1'000'000;
+
 }  // namespace
 
 int64_t expanded_channels(const std::optional<Expansion>& expansion, int64_t channels) {
@@ -44,31 +49,36 @@ int64_t ModelConfig::fusion_k(int64_t initial, int64_t current) const {
 
 void ModelConfig::validate() const {
   PM_CHECK(!layers.empty(), ConfigError, "layers: at least one layer is needed");
+  PM_CHECK(layers.size() <= kMaxLayers, ConfigError, "layers: at most {} layers, got {}", kMaxLayers, layers.size());
   PM_CHECK(layers[0].channels == 3, ConfigError, "layers[0].channels: the first layer sees RGB pixels, so 3, got {}",
            layers[0].channels);
   int64_t horizontal = 1, vertical = 1;
   for (size_t i = 0; i < layers.size(); ++i) {
     const auto& [channels, expansion] = layers[i];
-    PM_CHECK(channels >= 1, ConfigError, "layers[{}].channels must be positive, got {}", i, channels);
+    PM_CHECK(channels >= 1 && channels <= kMaxChannels, ConfigError, "layers[{}].channels must be 1..{}, got {}", i,
+             kMaxChannels, channels);
     if (i + 1 < layers.size()) {
       const int64_t next = expanded_channels(expansion, channels);
       PM_CHECK(layers[i + 1].channels == next, ConfigError, "layers[{}].channels: the layer before hands on {}, got {}",
                i + 1, next, layers[i + 1].channels);
     }
     if (expansion) (is_horizontal(*expansion) ? horizontal : vertical) *= 2;
+    PM_CHECK(std::max(horizontal, vertical) <= kMaxRegionSize, ConfigError,
+             "layers[{}].expansion: the expansions so far divide a region more than {} times", i, kMaxRegionSize);
   }
   const int64_t unit = std::max(horizontal, vertical);
-  PM_CHECK(region_size >= 1 && region_size % unit == 0, ConfigError,
-           "region_size must be a multiple of {} for these layers (their expansions divide a region {} times across and {} "
+  PM_CHECK(region_size >= 1 && region_size <= kMaxRegionSize && region_size % unit == 0, ConfigError,
+           "region_size must be a multiple of {}, at most {}, for these layers (their expansions divide a region {} "
+           "times across and {} "
            "times down), got {}",
-           unit, horizontal, vertical, region_size);
+           unit, kMaxRegionSize, horizontal, vertical, region_size);
   PM_CHECK(d_state >= 1 && d_state <= 64, ConfigError, "d_state must be 1..64, got {}", d_state);
   PM_CHECK(d_conv >= 1 && d_conv <= 8, ConfigError, "d_conv must be 1..8, got {}", d_conv);
-  PM_CHECK(expand >= 1, ConfigError, "expand must be positive, got {}", expand);
+  PM_CHECK(expand >= 1 && expand <= kMaxExpand, ConfigError, "expand must be 1..{}, got {}", kMaxExpand, expand);
   PM_CHECK(fusion_alpha >= 0.0 && fusion_alpha <= 1.0, ConfigError, "fusion_alpha must be 0..1, got {}", fusion_alpha);
   PM_CHECK(norm_eps > 0.0, ConfigError, "norm_eps must be positive, got {}", norm_eps);
-  PM_CHECK(head == Head::none ? num_classes == 0 : num_classes >= 1, ConfigError,
-           "num_classes must be positive with a head and 0 without, got {}", num_classes);
+  PM_CHECK(head == Head::none ? num_classes == 0 : num_classes >= 1 && num_classes <= kMaxClasses, ConfigError,
+           "num_classes must be 1..{} with a head and 0 without, got {}", kMaxClasses, num_classes);
 }
 
 bool is_published_name(const std::string& name) { return name == "6m" || name == "21m"; }

@@ -1,51 +1,21 @@
 // The program as its users meet it: command lines in; exit codes, messages and files out.
-#include <sys/wait.h>
-
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
-#include <sstream>
+#include <functional>
+#include <limits>
 
 #include "io/checkpoint/model_folder.h"
+#include "io/checkpoint/safetensors.h"
 #include "io/slide/image.h"
-#include "tests/support/test.h"
+#include "tests/apps/run_program.h"
 
 namespace pm::test {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
-
-struct Outcome {
-  int code = -1;
-  std::string out, err;
-};
-
-std::string read_text(const std::string& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-Outcome run_program(const std::string& arguments) {
-  const TempDir folder;
-  const std::string out = folder.path() + "/out", err = folder.path() + "/err";
-  const int status = std::system((std::string(PM_PROGRAM) + " " + arguments + " >" + out + " 2>" + err).c_str());
-  Outcome outcome{WIFEXITED(status) ? WEXITSTATUS(status) : 128, read_text(out), read_text(err)};
-  return outcome;
-}
-
-std::vector<Json> json_lines(const std::string& text) {
-  std::vector<Json> lines;
-  std::stringstream stream(text);
-  for (std::string line; std::getline(stream, line);) lines.push_back(Json::parse(line));
-  return lines;
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 // A four-layer model on 16 x 16 regions: fast enough to train in a test.
 std::string write_small_model(const std::string& folder, Head head, int64_t outputs) {
@@ -85,14 +55,25 @@ TEST_CASE("without arguments the program shows worked examples", "[cpu]") {
 
 TEST_CASE("wrong command lines end with exit code 2 and the nearest valid option", "[cpu]") {
   CHECK(run_program("infer").code == 2);
-  CHECK(run_program("infer x.png --device tpu").code != 0);
+  const Outcome device = run_program("infer x.png --device tpu");
+  CHECK(device.code == 2);  // before the missing file
+  CHECK(contains(device.err, "cuda:i"));
+  CHECK(run_program("infer x.png --seed -1").code == 2);
+  CHECK(run_program("infer x.png --mpp nan").code == 2);
   const Outcome option = run_program("infer x.png --modle 6m");
   CHECK(option.code == 2);
   CHECK(contains(option.err, "did you mean --model"));
   const Outcome verb = run_program("infre x.png");
   CHECK(verb.code == 2);
   CHECK(contains(verb.err, "did you mean infer"));
-  CHECK(run_program("infer x.png --mpp -1").code == 2);
+  CHECK(contains(run_program("train slides.csv").err, "the verbs are: infer finetune"));
+  const Outcome far = run_program("infer x.png --quiet");
+  CHECK(far.code == 2);
+  CHECK(contains(far.err, "the options of infer are:"));
+  CHECK(contains(far.err, "--slide-mpp"));
+  const Outcome negative = run_program("infer x.png --mpp -1");
+  CHECK(negative.code == 2);
+  CHECK(contains(negative.err, "a number above 0 is needed, got -1"));
   CHECK(run_program("verify x --device cuda:99").code == 2);
 }
 
@@ -111,6 +92,32 @@ TEST_CASE("rejected input ends with exit code 3 and names the file", "[cpu]") {
   CHECK(run_program("infer " + folder.path() + "/notes.svs --model nowhere --device cpu").code == 3);
   CHECK(run_program("verify " + folder.path() + " --device cpu").code == 3);
   CHECK(run_program("inspect " + folder.path() + "/missing").code == 3);
+  CHECK(contains(run_program("inspect " + folder.path()).err, "is no model folder"));
+}
+
+TEST_CASE("results without a place are refused before any slide is read", "[cpu]") {
+  const TempDir folder;
+  std::ofstream(folder.path() + "/file") << "taken\n";
+  const std::string slide = write_stripes(folder.path(), 0);
+  const Outcome outcome = run_program("infer " + slide + " --device cpu --out " + folder.path() + "/file/result");
+  CHECK(outcome.code == 3);
+  CHECK(outcome.out.empty());
+  CHECK(contains(outcome.err, "/file is a file, a folder is needed"));
+  CHECK(read_text(folder.path() + "/file") == "taken\n");
+  if (fs::exists("/dev/full")) {  // a full disk
+    CHECK(WEXITSTATUS(std::system((std::string(PM_PROGRAM) + " inspect 6m >/dev/full 2>/dev/null").c_str())) == 4);
+  }
+}
+
+TEST_CASE("names in another encoding do not stop a table", "[cpu]") {
+  const TempDir folder;
+  const std::string model = write_small_model(folder.path() + "/model", Head::survival, 4);
+  write_stripes(folder.path(), 0);
+  std::ofstream(folder.path() + "/TABLE.CSV") << "slide_id,path\nM\xfcller,stripes0.png\n";
+  const Outcome outcome = run_program("infer " + folder.path() + "/TABLE.CSV --device cpu --json --model " + model);
+  CAPTURE(outcome.err);
+  REQUIRE(outcome.code == 0);
+  CHECK(json_lines(outcome.out).at(0)["slide_id"] == "M\xef\xbf\xbdller");
 }
 
 TEST_CASE("verify passes on the golden models and fails on a damaged one", "[cpu][golden]") {
@@ -135,6 +142,58 @@ TEST_CASE("verify passes on the golden models and fails on a damaged one", "[cpu
   const Outcome damaged = run_program("verify " + folder.path() + " --device cpu --json");
   CHECK(damaged.code != 0);
   CHECK(json_lines(damaged.out).back()["verify"] == "fail");
+}
+
+TEST_CASE("verify finds a single changed value of any reference and names the worst tensor", "[cpu][golden]") {
+  const std::string golden = golden_dir() + "/nano_single/";
+  const TempDir folder;
+  fs::copy(golden, folder.path(), fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+  // Runs verify with one of the four files replaced by `tensors`.
+  const auto verify = [&](const std::string& file, const std::map<std::string, Tensor>& tensors) {
+    io::write_safetensors(folder.path() + "/" + file, tensors);
+    Outcome outcome = run_program("verify " + folder.path() + " --device cpu --json");
+    fs::copy(golden + file, folder.path() + "/" + file, fs::copy_options::overwrite_existing);
+    return outcome;
+  };
+  const auto fails_with = [&](const std::string& name, const std::function<float(float)>& change) {
+    auto expected = io::read_safetensors(cpu(), golden + "expected.safetensors");
+    std::vector<float> values = expected.at(name).to_host<float>();
+    const size_t largest = static_cast<size_t>(
+        std::max_element(values.begin(), values.end(), [](float a, float b) { return std::abs(a) < std::abs(b); }) -
+        values.begin());
+    values[largest] = change(values[largest]);
+    expected.at(name) = Tensor::from_host(cpu(), expected.at(name).shape(), values);
+    const Outcome outcome = verify("expected.safetensors", expected);
+    CAPTURE(name, outcome.err);
+    CHECK(outcome.code == 1);
+    const Json last = json_lines(outcome.out).back();
+    CHECK(last["verify"] == "fail");
+    CHECK(last["worst"] == name);
+  };
+  for (const std::string name : {"logits", "embedding", "loss", "grad.image", "grad.layers.3.mixer.A_log"}) {
+    fails_with(name, [](float value) { return -value; });
+    fails_with(name, [](float) { return std::numeric_limits<float>::quiet_NaN(); });
+    fails_with(name, [](float) { return std::numeric_limits<float>::infinity(); });
+  }
+  auto expected = io::read_safetensors(cpu(), golden + "expected.safetensors");
+  expected["grad.layers.99.norm.weight"] = expected.at("grad.layers.0.norm.weight");
+  CHECK(verify("expected.safetensors", expected).code == 1);
+  expected = io::read_safetensors(cpu(), golden + "expected.safetensors");
+  Tensor& weight = expected.at("grad.layers.0.mixer.in_proj.weight");
+  const std::vector<float> values = weight.to_host<float>();
+  weight = Tensor::from_host(cpu(), {weight.shape()[1], weight.shape()[0]}, values);
+  CHECK(verify("expected.safetensors", expected).code == 1);
+
+  auto input = io::read_safetensors(cpu(), golden + "input.safetensors");
+  std::vector<int64_t> labels = input.at("label").to_host<int64_t>();
+  labels.back() = 99;
+  input.at("label") = Tensor::from_host(cpu(), input.at("label").shape(), labels);
+  const Outcome label = verify("input.safetensors", input);
+  CHECK(label.code == 3);
+  CHECK(contains(label.err, "'label' must be 0..4, got 99"));
+  input.erase("label");
+  CHECK(verify("input.safetensors", input).code == 3);
+  CHECK(contains(run_program("verify " + golden_dir() + " --device cpu").err, "is no golden folder"));
 }
 
 TEST_CASE("inspect describes models, weights and slides", "[cpu]") {

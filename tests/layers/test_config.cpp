@@ -63,6 +63,10 @@ TEST_CASE("a wrong configuration is refused and the key named", "[cpu]") {
   };
   CHECK(refused("no_such_key", 1));
   CHECK(refused("region_size", 5));
+  CHECK(refused("region_size", int64_t{1} << 60));
+  CHECK(refused("expand", 1'000'000'000'000'000'000));
+  CHECK(refused("num_classes", 1'000'000'000));
+  CHECK(refused("layers", Json(70, {{"channels", 3}, {"expansion", "horizontal_avg"}})));  // 2^70 times narrower
   CHECK(refused("region_size", "16"));
   CHECK(refused("d_state", 0));
   CHECK(refused("d_state", 65));

@@ -1,10 +1,11 @@
-// Test runner. Exit code 77 means: only tests were selected that cannot run here (no GPU, or no PM_DATA); CTest reports
-// those as skipped, by name.
+// Test runner. Exit code 77 means: only tests were selected that cannot run here (no GPU, no PM_DATA, no Chromium); CTest
+// reports those as skipped, by name.
 #define CATCH_CONFIG_RUNNER
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
 #include <set>
+#include <sstream>
 
 #include "engine/ops/backends.h"
 #include "tests/support/checked_backend.h"
@@ -78,6 +79,17 @@ std::string data_dir() {
   const char* folder = std::getenv("PM_DATA");
   return folder != nullptr ? folder : "";
 }
+std::string browser() {
+  const char* path = std::getenv("PATH");
+  std::stringstream folders(path != nullptr ? path : "");
+  for (std::string folder; std::getline(folders, folder, ':');) {
+    for (const char* name : {"chromium", "chromium-browser", "google-chrome"}) {
+      std::error_code failure;
+      if (std::filesystem::is_regular_file(folder + "/" + name, failure)) return folder + "/" + name;
+    }
+  }
+  return "";
+}
 std::string golden_dir() {
   const bool here = std::filesystem::is_directory("tests/golden");  // binaries that were carried to another machine
   return here ? "tests/golden" : std::string(PM_SOURCE_DIR) + "/tests/golden";
@@ -92,6 +104,7 @@ static int run(int argc, char** argv) {
   std::string exclude;
   if (!has_cuda()) exclude += "~[cuda]";
   if (data_dir().empty()) exclude += "~[data]";
+  if (browser().empty()) exclude += "~[browser]";
   if (!exclude.empty()) {
     if (config.testsOrTags.empty()) config.testsOrTags.emplace_back();
     for (std::string& spec : config.testsOrTags) {  // a comma starts an alternative, \, is part of a name
@@ -104,8 +117,14 @@ static int run(int argc, char** argv) {
   const auto& all = Catch::getAllTestCasesSorted(session.config());
   const auto selected = Catch::filterTests(all, session.config().testSpec(), session.config());
   if (selected.empty() && !exclude.empty()) {
-    std::cout << "skipped: needs " << (has_cuda() ? "" : "a CUDA device") << (exclude.size() > 8 ? " or " : "")
-              << (data_dir().empty() ? "the data folder PM_DATA" : "") << "\n";
+    std::string missing;
+    const auto add = [&](bool there, const char* what) {
+      if (!there) missing += (missing.empty() ? "" : " or ") + std::string(what);
+    };
+    add(has_cuda(), "a CUDA device");
+    add(!data_dir().empty(), "the data folder PM_DATA");
+    add(!browser().empty(), "Chromium");
+    std::cout << "skipped: needs " << missing << "\n";
     return kSkipped;
   }
   const int code = session.run();

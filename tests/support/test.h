@@ -1,7 +1,7 @@
 // The only test header: Catch2 (2 or 3), the contexts tests run on, comparison, random tensors, gradient check.
 //
 // Tags: [cpu] runs everywhere; [cuda] needs a GPU and is reported as skipped without one; [data] needs the folder named by
-// the environment variable PM_DATA; [grad] gradient checks; [golden] stored references; [slow] over a few seconds.
+// the environment variable PM_DATA; [browser] needs Chromium; [grad] gradient checks; [golden] stored references; [slow] over a few seconds.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -29,6 +29,8 @@ Context& cuda();
 bool has_cuda();
 // Folder of optional data, from PM_DATA. Only call it in tests tagged [data].
 std::string data_dir();
+// Path of Chromium or Chrome; "" where there is none. Only call it in tests tagged [browser].
+std::string browser();
 // tests/golden in the source tree.
 std::string golden_dir();
 // A fresh empty directory that lives as long as the object.
