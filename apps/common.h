@@ -67,6 +67,7 @@ struct Command {
 };
 void add_infer(CLI::App& app, Command& command);
 void add_finetune(CLI::App& app, Command& command);
+void add_evaluate(CLI::App& app, Command& command);
 void add_verify(CLI::App& app, Command& command);
 void add_inspect(CLI::App& app, Command& command);
 void add_bench(CLI::App& app, Command& command);

@@ -18,6 +18,7 @@ Examples
   pixel-mamba infer slide.svs --model 6m --out result        prediction and embedding of one slide
   pixel-mamba finetune slides.csv --out run                  fine-tune on a table of slides
   pixel-mamba infer new.svs --model run/model --json         predict with the model just trained
+  pixel-mamba evaluate predictions.csv --task survival       c-index, Kaplan-Meier, log-rank of predictions
   pixel-mamba inspect slide.svs                              sizes, levels, micrometres per pixel
   pixel-mamba inspect 6m --size 4480                         parameters, FLOPs, memory for a slide size
   pixel-mamba verify golden_folder --device cpu              check numerics against stored references
@@ -92,6 +93,7 @@ int run(int argc, char** argv) {
   pm::app::Command command;
   pm::app::add_infer(app, command);
   pm::app::add_finetune(app, command);
+  pm::app::add_evaluate(app, command);
   pm::app::add_verify(app, command);
   pm::app::add_inspect(app, command);
   pm::app::add_bench(app, command);

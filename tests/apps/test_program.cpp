@@ -1,51 +1,15 @@
 // The program as its users meet it: command lines in; exit codes, messages and files out.
-#include <sys/wait.h>
-
-#include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "io/checkpoint/model_folder.h"
 #include "io/slide/image.h"
-#include "tests/support/test.h"
+#include "tests/apps/run_program.h"
 
 namespace pm::test {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
-
-struct Outcome {
-  int code = -1;
-  std::string out, err;
-};
-
-std::string read_text(const std::string& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-Outcome run_program(const std::string& arguments) {
-  const TempDir folder;
-  const std::string out = folder.path() + "/out", err = folder.path() + "/err";
-  const int status = std::system((std::string(PM_PROGRAM) + " " + arguments + " >" + out + " 2>" + err).c_str());
-  Outcome outcome{WIFEXITED(status) ? WEXITSTATUS(status) : 128, read_text(out), read_text(err)};
-  return outcome;
-}
-
-std::vector<Json> json_lines(const std::string& text) {
-  std::vector<Json> lines;
-  std::stringstream stream(text);
-  for (std::string line; std::getline(stream, line);) lines.push_back(Json::parse(line));
-  return lines;
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 // A four-layer model on 16 x 16 regions: fast enough to train in a test.
 std::string write_small_model(const std::string& folder, Head head, int64_t outputs) {
