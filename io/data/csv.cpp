@@ -14,7 +14,8 @@ constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 class Parser {
  public:
-  Parser(std::string_view text, const std::string& path) : text_(text), path_(path) {}
+  Parser(std::string_view text, const std::string& path, char separator)
+      : text_(text), path_(path), separator_(separator) {}
 
   // The next row that is not blank, and the line where it begins.
   std::optional<std::vector<std::string>> next_row(int64_t& line) {
@@ -24,7 +25,7 @@ class Parser {
     std::vector<std::string> fields;
     while (true) {
       fields.push_back(position_ < text_.size() && text_[position_] == '"' ? quoted() : plain());
-      if (position_ < text_.size() && text_[position_] == ',') {
+      if (position_ < text_.size() && text_[position_] == separator_) {
         ++position_;
         continue;
       }
@@ -44,7 +45,7 @@ class Parser {
 
   std::string plain() {
     const size_t start = position_;
-    while (position_ < text_.size() && text_[position_] != ',' && !at_line_end()) ++position_;
+    while (position_ < text_.size() && text_[position_] != separator_ && !at_line_end()) ++position_;
     return std::string(text_.substr(start, position_ - start));
   }
 
@@ -63,10 +64,9 @@ class Parser {
           ++position_;
           continue;
         }
-        PM_CHECK(
-            position_ >= text_.size() || text_[position_] == ',' || at_line_end(), IoError,
-            "{}: line {}: a comma or the end of the line must follow a closing quote (a quote inside is written twice)",
-            path_, line_);
+        PM_CHECK(position_ >= text_.size() || text_[position_] == separator_ || at_line_end(), IoError,
+                 "{}: line {}: {} or the end of the line must follow a closing quote (a quote inside is written twice)",
+                 path_, line_, separator_ == ',' ? "a comma" : "a tab");
         return field;
       }
       const bool line_end = c == '\n' || (c == '\r' && (position_ + 1 >= text_.size() || text_[position_ + 1] != '\n'));
@@ -78,6 +78,7 @@ class Parser {
 
   std::string_view text_;
   const std::string& path_;
+  char separator_;
   size_t position_ = 0;
   int64_t line_ = 1;
 };
@@ -90,11 +91,12 @@ void check_text(std::string_view text, const std::string& path) {
   PM_CHECK(text.find('\0') == std::string_view::npos, IoError, "{}: is a binary file, not CSV", path);
 }
 
-void check_header(const CsvTable& table) {
+void check_header(const CsvTable& table, char separator) {
   if (table.columns.size() == 1) {
-    for (const auto& [separator, name] : {std::pair{';', "semicolons"}, std::pair{'\t', "tabs"}}) {
-      PM_CHECK(table.columns[0].find(separator) == std::string::npos, IoError,
-               "{}: fields are separated by {}, commas are needed", table.path, name);
+    for (const auto& [other, name] :
+         {std::pair{';', "semicolons"}, std::pair{'\t', "tabs"}, std::pair{',', "commas"}}) {
+      PM_CHECK(other == separator || table.columns[0].find(other) == std::string::npos, IoError,
+               "{}: fields are separated by {}, {} are needed", table.path, name, separator == ',' ? "commas" : "tabs");
     }
   }
   std::set<std::string> seen;
@@ -117,17 +119,17 @@ int64_t CsvTable::require(std::string_view column) const {
   return index;
 }
 
-CsvTable parse_csv(std::string_view text, const std::string& path) {
+CsvTable parse_csv(std::string_view text, const std::string& path, char separator) {
   check_text(text, path);
   if (text.substr(0, kByteOrderMark.size()) == kByteOrderMark) text.remove_prefix(kByteOrderMark.size());
-  Parser parser(text, path);
+  Parser parser(text, path, separator);
   CsvTable table;
   table.path = path;
   int64_t line = 0;
   auto header = parser.next_row(line);
   PM_CHECK(header.has_value(), IoError, "{}: is empty, a line of column names is needed", path);
   table.columns = std::move(*header);
-  check_header(table);
+  check_header(table, separator);
   while (auto row = parser.next_row(line)) {
     PM_CHECK(row->size() == table.columns.size(), IoError, "{}: line {}: {} fields, the header has {} columns", path,
              line, row->size(), table.columns.size());
@@ -137,7 +139,9 @@ CsvTable parse_csv(std::string_view text, const std::string& path) {
   return table;
 }
 
-CsvTable read_csv(const std::string& path) { return parse_csv(read_file(path), path); }
+CsvTable read_csv(const std::string& path) {
+  return parse_csv(read_file(path), path, path.ends_with(".tsv") ? '\t' : ',');
+}
 
 std::string csv_field(const std::string& text) {
   const bool edge_space = !text.empty() && (text.front() == ' ' || text.back() == ' ');

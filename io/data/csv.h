@@ -1,4 +1,4 @@
-// Comma-separated tables as RFC 4180 describes them and as spreadsheet programs write them.
+// Comma-separated tables as RFC 4180 describes them and as spreadsheet programs write them; tab-separated ones alike.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -29,10 +29,10 @@ struct CsvTable {
 // commas, quotes ("") and line breaks inside; skips blank lines. Throws IoError naming file and line: a row with
 // another number of fields than columns, a quote that is not closed, text after a closing quote, a column name that
 // occurs twice, no header, bytes that are no UTF-8 or ASCII table (UTF-16, a spreadsheet file), another separator than
-// the comma.
+// the comma; in a file whose name ends in .tsv, than the tab.
 CsvTable read_csv(const std::string& path);
 // The same from memory; `path` serves messages alone.
-CsvTable parse_csv(std::string_view text, const std::string& path);
+CsvTable parse_csv(std::string_view text, const std::string& path, char separator = ',');
 // One field, quoted where it has to be.
 std::string csv_field(const std::string& text);
 

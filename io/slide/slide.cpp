@@ -20,9 +20,10 @@ constexpr int64_t kChannels = 3;
 constexpr double kLevelSlack = 1.01;  // a level this much coarser than wanted still counts as fine enough
 constexpr double kSameAxes = 1.01;    // pixels this close to square are square
 constexpr double kMaxBadShare = 0.05;
-constexpr int64_t kPieceSide = 1024;    // pixels read at once, about
-constexpr int64_t kMaxTileSide = 4096;  // larger stored tiles are read in parts
-constexpr int64_t kMinTileSide = 64;    // smaller stored tiles are counted and retried in groups
+constexpr int64_t kPieceSide = 1024;       // pixels read at once, about
+constexpr int64_t kMaxTileSide = 4096;     // larger stored tiles are read in parts
+constexpr int64_t kPieceBytes = 16 << 20;  // of one thread: a piece, its sums, what the decoder holds; about
+constexpr int64_t kMinTileSide = 64;       // smaller stored tiles are counted and retried in groups
 
 // One level cut into tiles (the unit of damage, whole stored tiles) and pieces (what is read at once, whole tiles).
 struct Tiling {
@@ -95,7 +96,8 @@ struct Progress {
 };
 
 // Averages one level down by the scales (each at least 1). Pieces are read by all threads and added in order.
-Image read_level(const SlideSource& source, int level, double scale_x, double scale_y, SlideImage& result) {
+Image read_level(const SlideSource& source, int level, double scale_x, double scale_y, const std::stop_token& stop,
+                 SlideImage& result) {
   const Tiling tiling = make_tiling(source.levels()[static_cast<size_t>(level)]);
   AreaAverage average(tiling.width, tiling.height, scale_x, scale_y);
   result.tiles = tiling.tiles();
@@ -123,6 +125,7 @@ Image read_level(const SlideSource& source, int level, double scale_x, double sc
       int64_t bad = 0;
       std::string error;
       guarded([&] {
+        if (stop.stop_requested()) throw Cancelled(source.path() + ": reading was stopped");
         if (!reader) reader = source.reader(level);
         const Rectangle piece = piece_at(tiling, i);
         bad = read_piece(*reader, tiling, piece, rgb, error);
@@ -166,11 +169,11 @@ SlideImage describe(const SlideSource& source) {
   return result;
 }
 
-SlideImage read_as_is(const SlideSource& source, int64_t max_pixels) {
+SlideImage read_as_is(const SlideSource& source, int64_t max_pixels, const std::stop_token& stop) {
   SlideImage result = describe(source);
   check_result_size(source, static_cast<double>(result.level0_width), static_cast<double>(result.level0_height),
                     max_pixels, "use a smaller picture");
-  result.image = read_level(source, 0, 1.0, 1.0, result);
+  result.image = read_level(source, 0, 1.0, 1.0, stop, result);
   return result;
 }
 
@@ -201,36 +204,87 @@ int choose_level(const SlideSource& source, const Resolution& resolution, double
   return chosen;
 }
 
-}  // namespace
+// The level to read and its pixels per pixel of the result.
+struct Sampling {
+  int level = 0;
+  double scale_x = 1.0, scale_y = 1.0;
+  bool enlarges() const { return scale_x < 1.0 || scale_y < 1.0; }
+};
 
-SlideImage read_slide(const std::string& path, const SlideOptions& options) {
+Sampling choose_sampling(const SlideSource& source, const Resolution& resolution, const SlideOptions& options) {
+  Sampling sampling;
+  sampling.level = choose_level(source, resolution, options.mpp);
+  const SourceLevel& level = source.levels()[static_cast<size_t>(sampling.level)];
+  sampling.scale_x = options.mpp / resolution.x / level.downsample;
+  sampling.scale_y = options.mpp / resolution.y / level.downsample;
+  check_result_size(source, static_cast<double>(level.width) / sampling.scale_x,
+                    static_cast<double>(level.height) / sampling.scale_y, options.max_pixels, "use a larger --mpp");
+  return sampling;
+}
+
+void check_options(const SlideOptions& options) {
   PM_CHECK(std::isfinite(options.mpp) && options.mpp > 0.0, ConfigError, "mpp must be a positive number, got {}",
            options.mpp);
   PM_CHECK(!options.slide_mpp || (std::isfinite(*options.slide_mpp) && *options.slide_mpp > 0.0), ConfigError,
            "the slide's mpp must be a positive number, got {}", *options.slide_mpp);
+}
+
+}  // namespace
+
+SlideImage read_slide(const std::string& path, const SlideOptions& options) {
+  check_options(options);
   const auto source = open_source(path, true, options.max_pixels);
   const auto resolution = resolution_of(*source, options);
-  if (!resolution) return read_as_is(*source, options.max_pixels);
+  if (!resolution) return read_as_is(*source, options.max_pixels, options.stop);
 
   SlideImage result = describe(*source);
-  result.level = choose_level(*source, *resolution, options.mpp);
-  const SourceLevel& level = source->levels()[static_cast<size_t>(result.level)];
-  result.level_downsample = level.downsample;
+  const Sampling sampling = choose_sampling(*source, *resolution, options);
+  result.level = sampling.level;
+  result.level_downsample = source->levels()[static_cast<size_t>(sampling.level)].downsample;
   result.mpp = options.mpp;
   result.mpp_source = options.slide_mpp ? "given" : "slide";
   result.scale_x = options.mpp / resolution->x;
   result.scale_y = options.mpp / resolution->y;
-  const double scale_x = result.scale_x / level.downsample, scale_y = result.scale_y / level.downsample;
-  check_result_size(*source, static_cast<double>(level.width) / scale_x, static_cast<double>(level.height) / scale_y,
-                    options.max_pixels, "use a larger --mpp");
-  result.image = read_level(*source, result.level, std::max(1.0, scale_x), std::max(1.0, scale_y), result);
-  if (scale_x < 1.0 || scale_y < 1.0)
-    result.image = enlarge(result.image, std::min(1.0, scale_x), std::min(1.0, scale_y));
+  result.image = read_level(*source, result.level, std::max(1.0, sampling.scale_x), std::max(1.0, sampling.scale_y),
+                            options.stop, result);
+  if (sampling.enlarges())
+    result.image = enlarge(result.image, std::min(1.0, sampling.scale_x), std::min(1.0, sampling.scale_y));
   return result;
 }
 
+SlidePlan plan_slide(const std::string& path, const SlideOptions& options) {
+  check_options(options);
+  const auto source = open_source(path, false, options.max_pixels);
+  const auto resolution = resolution_of(*source, options);
+  SlidePlan plan;
+  plan.format = source->format();
+  plan.mpp_source = !resolution ? "none" : options.slide_mpp ? "given" : "slide";
+  plan.width = source->levels()[0].width;
+  plan.height = source->levels()[0].height;
+  int64_t level_pixels = plan.width * plan.height, strip_values = 0;
+  bool whole_level = source->is_picture();  // decoded in one piece
+  if (resolution) {
+    const Sampling sampling = choose_sampling(*source, *resolution, options);
+    const SourceLevel& level = source->levels()[static_cast<size_t>(sampling.level)];
+    plan.slide_mpp = 0.5 * (resolution->x + resolution->y);
+    plan.width = AreaAverage::output_size(level.width, sampling.scale_x);
+    plan.height = AreaAverage::output_size(level.height, sampling.scale_y);
+    level_pixels = level.width * level.height;
+    whole_level = whole_level || sampling.enlarges();
+    const double lines = static_cast<double>(make_tiling(level).piece_height) / std::max(1.0, sampling.scale_y) + 1.0;
+    if (std::max(sampling.scale_x, sampling.scale_y) > 1.0)
+      strip_values = kChannels * plan.width * std::min(plan.height, static_cast<int64_t>(lines));
+  } else {
+    check_result_size(*source, static_cast<double>(plan.width), static_cast<double>(plan.height), options.max_pixels,
+                      "use a smaller picture");
+  }
+  plan.read_bytes = kChannels * (plan.width * plan.height + (whole_level ? level_pixels : 0)) +
+                    strip_values * static_cast<int64_t>(sizeof(double)) + kPieceBytes * omp_get_max_threads();
+  return plan;
+}
+
 SlideImage read_image_as_is(const std::string& path, int64_t max_pixels) {
-  return read_as_is(*open_source(path, true, max_pixels), max_pixels);
+  return read_as_is(*open_source(path, true, max_pixels), max_pixels, {});
 }
 
 SlideInfo inspect_slide(const std::string& path) {

@@ -6,10 +6,12 @@
 #pragma once
 #include <cstdint>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "engine/core/error.h"
 #include "io/slide/image.h"
 
 namespace pm::io {
@@ -18,6 +20,13 @@ struct SlideOptions {
   double mpp = 4.0;                      // wanted, micrometres per pixel: 4 is 2.5x, 0.5 is 20x, 0.25 is 40x
   std::optional<double> slide_mpp;       // of level 0; overrides what the file says
   int64_t max_pixels = kMaxImagePixels;  // of the result
+  std::stop_token stop;                  // gives up between tiles: read_slide throws Cancelled
+};
+
+// Reading was given up because it was asked to.
+class Cancelled : public Error {
+ public:
+  using Error::Error;
 };
 
 struct SlideImage {
@@ -31,6 +40,15 @@ struct SlideImage {
   int64_t level0_width = 0, level0_height = 0;
   double scale_x = 1.0, scale_y = 1.0;  // level-0 pixels per pixel of `image`
   std::string format;                   // "aperio", "hamamatsu", "generic-tiff", ..., "tiff", "png", "jpeg"
+};
+
+// What read_slide would give.
+struct SlidePlan {
+  std::string format;
+  int64_t width = 0, height = 0;  // of the picture; read_slide may differ by one pixel
+  double slide_mpp = 0.0;         // of level 0, mean of both axes; 0: unknown, the picture is read as it is
+  std::string mpp_source;
+  int64_t read_bytes = 0;  // pixels in memory while reading, the picture among them, about
 };
 
 struct SlideLevel {
@@ -51,6 +69,8 @@ struct SlideInfo {
 // in it and none given (a plain PNG or JPEG is then read as it is), more than 5 % of its tiles damaged, more than max_pixels.
 // Throws ConfigError when mpp or slide_mpp is not a positive number.
 SlideImage read_slide(const std::string& path, const SlideOptions& options = {});
+// From the header alone. Throws what read_slide throws for what a header shows.
+SlidePlan plan_slide(const std::string& path, const SlideOptions& options = {});
 // Level 0 pixel by pixel; mpp 0, mpp_source "none".
 SlideImage read_image_as_is(const std::string& path, int64_t max_pixels = kMaxImagePixels);
 // Header and properties, no pixels. Throws IoError as read_slide.

@@ -1,0 +1,48 @@
+// The columns of a table that say what is to be learnt.
+#pragma once
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/data/csv.h"
+
+namespace pm::io {
+
+// "FILE: row 3, column label (line 4)": where a message points to.
+std::string place_in(const CsvTable& table, int64_t row, int64_t column);
+std::string trimmed(std::string_view text);
+// The field without spaces around it.
+std::string field_at(const CsvTable& table, int64_t row, int64_t column);
+// Nothing, or what tables write for it: NA, N/A, nan, None, null, Unknown, Not Reported, [Not Available], ..
+bool is_missing(const std::string& text);
+std::optional<double> parse_number(const std::string& text);
+// Throws IoError naming the place when the field is no finite number.
+double number_at(const CsvTable& table, int64_t row, int64_t column);
+
+struct LabelColumn {
+  std::vector<std::optional<int64_t>> values;  // per row; nothing: missing
+  std::vector<std::string> class_names;
+};
+
+// `strict`: a missing value or an unknown stage is refused too.
+LabelColumn read_labels(const CsvTable& table, int64_t column, bool strict);
+
+struct SurvivalColumns {
+  int64_t time = -1, event = -1;
+  bool days_and_events = false;  // TCGA-CDR: days, 1 = event seen; otherwise months, 1 = censored
+};
+
+// The columns of an endpoint ("" is overall survival); time is -1 where the table has none. Throws IoError when it has only one of
+// the pair.
+SurvivalColumns find_survival(const CsvTable& table, const std::string& endpoint);
+
+struct Survival {
+  double months = 0.0;
+  bool censored = false;
+};
+
+// Nothing where a value is missing and `strict` is false.
+std::optional<Survival> survival_at(const CsvTable& table, const SurvivalColumns& columns, int64_t row, bool strict);
+
+}  // namespace pm::io
