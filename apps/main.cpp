@@ -121,6 +121,8 @@ int main(int argc, char** argv) {
   } catch (const pm::OutOfMemoryError& error) {
     return fail(ExitCode::kOutOfResources, error,
                 "to make it fit: a coarser --mpp, --precision bf16 on the GPU, or a device with more memory");
+  } catch (const pm::StorageError& error) {
+    return fail(ExitCode::kOutOfResources, error, "what was saved before is unharmed; free some space, or write to another disk");
   } catch (const pm::IoError& error) {
     return fail(ExitCode::kRejected, error);
   } catch (const pm::ConfigError& error) {
