@@ -41,9 +41,11 @@ void add_run_options(CLI::App& command, RunOptions& options) {
   command.add_option("--device", options.device, "cpu, cuda or cuda:i; auto takes the GPU if there is one")
       ->capture_default_str()
       ->type_name("DEVICE");
-  command.add_option("--precision", options.precision, "fp32, bf16 (GPU: storage; sums stay fp32) or fp64 (CPU)")
+  command
+      .add_option("--precision", options.precision,
+                  "fp32; GPU: tf32 (fp32 with TF32 matrix products), bf16 (storage; sums stay fp32); CPU: fp64")
       ->capture_default_str()
-      ->check(CLI::IsMember({"fp32", "bf16", "fp64"}))
+      ->check(CLI::IsMember({"fp32", "tf32", "bf16", "fp64"}))
       ->type_name("TYPE");
   command.add_option("--seed", options.seed, "seed of everything random")->capture_default_str()->type_name("N");
   command.add_flag("--json", options.json, "results on stdout as JSON, one object per line");
@@ -55,22 +57,25 @@ std::unique_ptr<Context> make_context(const RunOptions& options) {
   PM_CHECK(device.is_cpu() || cuda_device_count() > device.index, UsageError, "--device {}: {}", options.device,
            built_with_cuda() ? fmt::format("{} GPU(s) found; use --device cpu", cuda_device_count())
                              : std::string("this build has no CUDA; use --device cpu"));
-  return std::make_unique<Context>(make_backend(device), options.seed);
+  auto ctx = std::make_unique<Context>(make_backend(device), options.seed);
+  ctx->backend().allow_tf32(options.precision == "tf32");
+  return ctx;
 }
 
 DType activation_type(const RunOptions& options, Device device) {
   if (options.precision == "fp32") return DType::f32;
   const bool wants_cpu = options.precision == "fp64";
   PM_CHECK(wants_cpu == device.is_cpu(), UsageError, "--precision {} runs on the {} only; here: --precision fp32{}",
-           options.precision, wants_cpu ? "CPU" : "GPU", device.is_cpu() ? " or fp64" : " or bf16");
+           options.precision, wants_cpu ? "CPU" : "GPU", device.is_cpu() ? " or fp64" : ", tf32 or bf16");
+  if (options.precision == "tf32") return DType::f32;
   return wants_cpu ? DType::f64 : DType::bf16;
 }
 
 PixelMamba load_model(Context& ctx, const std::string& model, const RunOptions& options) {
   const DType activation = activation_type(options, ctx.device());
   if (!is_published_name(model)) return io::read_model(ctx, model, activation);
-  fmt::print(stderr, "model: {} with random weights from seed {}; its predictions mean nothing until it is trained\n", model,
-             options.seed);
+  fmt::print(stderr, "model: {} with random weights from seed {}; its predictions mean nothing until it is trained\n",
+             model, options.seed);
   return PixelMamba(ctx, published_config(model, 1000), activation, options.seed);
 }
 

@@ -23,7 +23,7 @@ class UsageError : public Error {
 
 struct RunOptions {
   std::string device = "auto";     // auto | cpu | cuda | cuda:i
-  std::string precision = "fp32";  // fp32 | bf16 (CUDA) | fp64 (CPU)
+  std::string precision = "fp32";  // fp32 | tf32 | bf16 (CUDA) | fp64 (CPU)
   uint64_t seed = 0;
   bool json = false;
 };

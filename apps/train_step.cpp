@@ -3,9 +3,6 @@
 #include <cassert>
 #include <utility>
 
-#include "engine/ops/elementwise/scaled_add.h"
-#include "engine/ops/optim/global_norm.h"
-
 namespace pm::app {
 
 AdamW make_adamw(Context& ctx, const PixelMamba& model, double weight_decay) {
@@ -22,18 +19,13 @@ Tensor apply_gradients(Context& ctx, PixelMamba& model, AdamW& optimiser, const 
   for (const bool decayed : {true, false}) {  // the order of make_adamw's groups
     for (Parameter& parameter : model.parameters()) {
       if (parameter.decay != decayed) continue;
-      Tensor grad = parameter.value.grad();
-      if (grad.defined() && options.grad_scale != 1.0) ops::scale_in_place(ctx, grad, options.grad_scale);
       assert(slot->name == parameter.name);
-      (slot++)->grad = std::move(grad);
+      (slot++)->grad = parameter.value.grad();
       parameter.value.clear_grad();
     }
   }
-  std::vector<Tensor> grads = optimiser.grads();
-  Tensor norm = ops::global_norm(ctx, grads);
-  if (options.clip > 0.0) ops::clip_by_norm(ctx, grads, norm, options.clip);
-  optimiser.step(ctx, options.lr);
-  return norm;
+  if (options.lr) optimiser.set_learning_rate(ctx, *options.lr);
+  return optimiser.step(ctx, {options.grad_scale, options.clip});
 }
 
 }  // namespace pm::app

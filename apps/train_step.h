@@ -1,5 +1,7 @@
 // The optimiser step that `finetune` takes and `bench` measures.
 #pragma once
+#include <optional>
+
 #include "engine/optim/adamw.h"
 #include "layers/model/pixel_mamba.h"
 
@@ -9,13 +11,14 @@ namespace pm::app {
 AdamW make_adamw(Context& ctx, const PixelMamba& model, double weight_decay);
 
 struct StepOptions {
-  double lr = 1e-3;
+  std::optional<double> lr =
+      1e-3;                 // none: what the optimiser was last told, so that a captured step follows a schedule
   double grad_scale = 1.0;  // gradients are multiplied by this first: 1 / number of accumulated losses
   double clip = 0.0;        // largest gradient norm; 0: no clipping
 };
 
-// Clips, steps, clears the gradients. Returns the norm before clipping as a tensor of one value: nothing here waits for the
-// device.
+// Clips, steps, clears the gradients: five launches on a GPU. Returns the norm before clipping as a tensor of one value: nothing
+// here waits for the device.
 Tensor apply_gradients(Context& ctx, PixelMamba& model, AdamW& optimiser, const StepOptions& options);
 
 }  // namespace pm::app

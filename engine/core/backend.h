@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "engine/core/device.h"
@@ -24,6 +25,13 @@ struct MemoryStats {
   int64_t allocations = 0;    // number of live allocations
 };
 
+// Work that can be enqueued again and again; made by Backend::capture, which it must not outlive.
+class CapturedWork {
+ public:
+  virtual ~CapturedWork() = default;
+  virtual void replay() = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -39,10 +47,18 @@ class Backend {
   virtual void synchronize() = 0;
   // Milliseconds that the device spends on what `work` enqueues (CPU: wall clock). Waits for it.
   virtual double time_ms(const std::function<void()>& work) = 0;
+  // Captures what `work` enqueues without running it; each replay() then costs the host one call. The device repeats the same
+  // kernels with the same arguments on the same memory, so what changes from one replay to the next must lie in tensors made
+  // before, which are overwritten in place. Tensors that `work` makes and that are alive afterwards hold its results after a
+  // replay(). `work` may not wait for the device or copy from the host (throws Error), and has to have run once before, at the
+  // same shapes. A device that cannot capture calls `work` at each replay().
+  virtual std::unique_ptr<CapturedWork> capture(const std::function<void()>& work) = 0;
   virtual Stream stream() = 0;
   virtual MemoryStats memory() const = 0;
   virtual void reset_peak() = 0;
   virtual int64_t total_bytes() const = 0;  // memory of the device
+  // Whether float32 matrix products may round their factors to TF32 (10 bits of mantissa). Off at first; the CPU ignores it.
+  virtual void allow_tf32(bool) {}
 };
 
 }  // namespace pm

@@ -4,11 +4,12 @@
 #include <set>
 
 #include "engine/core/check.h"
-#include "engine/ops/optim/adamw.h"
+#include "engine/ops/optim/global_norm.h"
 
 namespace pm {
 
-AdamW::AdamW(Context& ctx, const std::vector<ParameterGroup>& groups, const AdamWOptions& options) : options_(options) {
+AdamW::AdamW(Context& ctx, const std::vector<ParameterGroup>& groups, const AdamWOptions& options)
+    : options_(options), clock_(ops::adamw_clock(ctx)) {
   PM_CHECK(options.beta1 >= 0.0 && options.beta1 < 1.0 && options.beta2 >= 0.0 && options.beta2 < 1.0, ConfigError,
            "AdamW: betas must be in [0, 1), got {} and {}", options.beta1, options.beta2);
   PM_CHECK(options.eps > 0.0, ConfigError, "AdamW: eps must be positive, got {}", options.eps);
@@ -34,15 +35,11 @@ OptimParameter& AdamW::parameter(const std::string& name) {
   return *found;
 }
 
-std::vector<Tensor> AdamW::grads() const {
-  std::vector<Tensor> grads;
-  for (const OptimParameter& parameter : parameters_) {
-    if (parameter.grad.defined()) grads.push_back(parameter.grad);
-  }
-  return grads;
-}
+void AdamW::set_learning_rate(Context& ctx, double lr) { ops::set_learning_rate(ctx, clock_, lr); }
 
-void AdamW::step(Context& ctx, double lr) {
+Tensor AdamW::step(Context& ctx, const GradientScaling& scaling) {
+  std::vector<AdamWTensor> tensors;
+  std::vector<Tensor> grads;
   for (const OptimParameter& parameter : parameters_) {
     if (!parameter.grad.defined()) continue;
     PM_CHECK(parameter.grad.shape() == parameter.value.shape(), ShapeError,
@@ -51,20 +48,24 @@ void AdamW::step(Context& ctx, double lr) {
     PM_CHECK(parameter.grad.dtype() == parameter.value.dtype(), DTypeError,
              "AdamW: the gradient of {} must be {}, it is {}", parameter.name, to_string(parameter.value.dtype()),
              to_string(parameter.grad.dtype()));
+    tensors.push_back({parameter.value, parameter.grad, parameter.exp_avg, parameter.exp_avg_sq, parameter.lr_scale,
+                       parameter.weight_decay});
+    grads.push_back(parameter.grad);
   }
-  ++steps_;
-  for (OptimParameter& parameter : parameters_) {
-    if (!parameter.grad.defined()) continue;
-    const AdamWStep step{lr * parameter.lr_scale, options_.beta1, options_.beta2, options_.eps,
-                         parameter.weight_decay,  steps_};
-    ops::adamw_step(ctx, parameter.value, parameter.grad, parameter.exp_avg, parameter.exp_avg_sq, step);
-    parameter.grad = Tensor();
-  }
+  Tensor norm;
+  if (!grads.empty()) norm = ops::global_norm(ctx, grads, scaling.scale);
+  ops::adamw_step(ctx, tensors, clock_, {options_.beta1, options_.beta2, options_.eps, scaling.scale, scaling.max_norm},
+                  norm);
+  for (OptimParameter& parameter : parameters_) parameter.grad = Tensor();
+  return norm;
 }
+
+int64_t AdamW::steps() const { return static_cast<int64_t>(clock_.to_host<double>()[1]); }
 
 void AdamW::set_steps(int64_t steps) {
   PM_CHECK(steps >= 0, ConfigError, "AdamW: the number of steps must not be negative, got {}", steps);
-  steps_ = steps;
+  const double lr = clock_.to_host<double>()[0];
+  clock_.copy_from_host(std::vector<double>{lr, static_cast<double>(steps)}.data());
 }
 
 }  // namespace pm

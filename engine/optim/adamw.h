@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/core/tensor.h"
+#include "engine/ops/optim/adamw.h"
 
 namespace pm {
 
@@ -36,6 +37,12 @@ struct OptimParameter {
   double weight_decay = 0.0;
 };
 
+// What happens to all gradients of a step before the update.
+struct GradientScaling {
+  double scale = 1.0;     // they are multiplied by this
+  double max_norm = 0.0;  // then shortened to this norm together; 0: not at all
+};
+
 class AdamW {
  public:
   // Throws ConfigError for a name that appears twice or options outside their range, DTypeError for a parameter that is
@@ -47,21 +54,23 @@ class AdamW {
   const std::vector<OptimParameter>& parameters() const { return parameters_; }
   // The parameter of this name. Throws ConfigError when there is none.
   OptimParameter& parameter(const std::string& name);
-  // The gradients that are set: what ops::global_norm and ops::clip_by_norm take.
-  std::vector<Tensor> grads() const;
 
-  // Updates every parameter with a gradient, in place, and lets go of the gradients.
+  // Of the steps to come, before the tensors' own lr_scale: 0 at first. Never waits for the device.
+  void set_learning_rate(Context& ctx, double lr);
+  // Updates every parameter with a gradient, in place, and lets go of the gradients. Returns their norm between scaling and
+  // shortening, (1) on the device; undefined without any gradient. Never waits for the device, and can be captured: learning
+  // rate and step count live there.
   // Throws ShapeError or DTypeError when a gradient does not match its parameter; all are checked before the first update.
-  void step(Context& ctx, double lr);
+  Tensor step(Context& ctx, const GradientScaling& scaling = {});
 
-  // Steps made so far: part of a checkpoint.
-  int64_t steps() const { return steps_; }
+  // Steps made so far: part of a checkpoint. Waits for the device.
+  int64_t steps() const;
   void set_steps(int64_t steps);
 
  private:
   AdamWOptions options_;
   std::vector<OptimParameter> parameters_;
-  int64_t steps_ = 0;
+  Tensor clock_;  // see engine/ops/optim/adamw.h
 };
 
 }  // namespace pm

@@ -14,8 +14,9 @@ BlockValues block_values(const ModelConfig& config, int64_t channels) {
   const auto c = static_cast<double>(channels), inner = static_cast<double>(config.d_inner(channels));
   const auto d_state = static_cast<double>(config.d_state);
   const double projected = static_cast<double>(config.dt_rank(channels)) + 2 * d_state;
-  const double saved = 2 * c + 2 * inner + 2 * (2 * inner + projected) + inner;  // t, hn, x, z; u, delta, dt B C twice; y
-  const double scan_gradient = 3 * inner + 2 * d_state + 2 * inner;              // du, ddelta, dz; dB, dC; its scratch
+  const double saved =
+      2 * c + 2 * inner + 2 * (2 * inner + projected) + inner;       // t, hn, x, z; u, delta, dt B C twice; y
+  const double scan_gradient = 3 * inner + 2 * d_state + 2 * inner;  // du, ddelta, dz; dB, dC; its scratch
   return {2 * c + 2 * inner + inner + projected + 3 * inner, saved + c + inner + scan_gradient};
 }
 
@@ -43,6 +44,7 @@ ModelCost model_cost(const ModelConfig& config, int64_t height, int64_t width, D
     if (cost.first_tokens == 0) cost.first_tokens = static_cast<int64_t>(tokens);
     const BlockValues values = block_values(config, layer.channels);
     cost.multiply_accumulates += tokens * block_operations(config, layer.channels);
+    cost.exponentials += 2.0 * tokens * static_cast<double>(config.d_inner(layer.channels) * config.d_state);
     saved += tokens * static_cast<double>(layer.channels) * value_bytes;
     forward_peak = std::max(forward_peak, tokens * values.forward * value_bytes);
     backward_peak = std::max(backward_peak, tokens * values.backward * value_bytes + saved);

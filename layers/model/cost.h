@@ -8,12 +8,14 @@
 namespace pm {
 
 struct ModelCost {
-  int64_t regions = 0;             // windows of the padded input
-  int64_t regions_left = 0;        // after the last layer
-  int64_t first_tokens = 0;        // tokens of the first layer
+  int64_t regions = 0;              // windows of the padded input
+  int64_t regions_left = 0;         // after the last layer
+  int64_t first_tokens = 0;         // tokens of the first layer
+  double exponentials = 0;          // one forward pass: tokens * d_inner * d_state * 2 directions, over all layers
   double multiply_accumulates = 0;  // one forward pass: products, convolutions and scans
-  double inference_bytes = 0;      // peak of one forward pass, weights included
-  double training_bytes = 0;       // peak of one step that recomputes each block, with weights, gradients and optimiser state
+  double inference_bytes = 0;       // peak of one forward pass, weights included
+  double training_bytes =
+      0;  // peak of one step that recomputes each block, with weights, gradients and optimiser state
 };
 
 // One image of height x width pixels.

@@ -3,9 +3,9 @@
 #include <cmath>
 #include <utility>
 
-#include "autograd/core/recompute.h"
 #include "autograd/core/reshape.h"
 #include "autograd/ops/cast.h"
+#include "autograd/ops/fusion_expansion.h"
 #include "autograd/ops/gather_cls.h"
 #include "autograd/ops/linear.h"
 #include "autograd/ops/region_fusion.h"
@@ -30,8 +30,9 @@ class Builder {
     const RngState draw = rng_.next();
     std::vector<double> values(static_cast<size_t>(shape.numel()));
     for (size_t i = 0; i < values.size(); ++i) values[i] = fill(draw, static_cast<int64_t>(i));
-    const Variable value(dtype_ == DType::f64 ? Tensor::from_host(ctx_, shape, values)
-                                              : Tensor::from_host(ctx_, shape, std::vector<float>(values.begin(), values.end())),
+    const Variable value(dtype_ == DType::f64
+                             ? Tensor::from_host(ctx_, shape, values)
+                             : Tensor::from_host(ctx_, shape, std::vector<float>(values.begin(), values.end())),
                          /*requires_grad=*/true);
     parameters_.push_back({name, value, decay});
     return value;
@@ -60,7 +61,8 @@ MambaDirection make_direction(Builder& builder, const ModelConfig& config, int64
     p.conv_weight = builder.make(conv + ".weight", {inner, 1, config.d_conv}, init::uniform(conv_bound), true);
     p.conv_bias = builder.make(conv + ".bias", {inner}, init::uniform(conv_bound));
   }
-  p.x_proj = builder.make(prefix + "x_proj" + suffix + ".weight", {rank + 2 * d_state, inner}, init::uniform(inner_bound), true);
+  p.x_proj = builder.make(prefix + "x_proj" + suffix + ".weight", {rank + 2 * d_state, inner},
+                          init::uniform(inner_bound), true);
   const std::string dt = prefix + "dt_proj" + suffix;
   p.dt_weight = builder.make(dt + ".weight", {inner, rank}, init::uniform(rank_bound), true);
   p.dt_bias = builder.make(dt + ".bias", {inner}, init::inverse_softplus_dt(1e-3, 1e-1, 1e-4));
@@ -72,7 +74,8 @@ MambaDirection make_direction(Builder& builder, const ModelConfig& config, int64
 MambaBlock make_block(Builder& builder, const ModelConfig& config, int64_t channels, const std::string& layer) {
   const int64_t inner = config.d_inner(channels);
   const double in_bound = 1.0 / std::sqrt(static_cast<double>(channels));
-  const double out_bound = 1.0 / std::sqrt(static_cast<double>(inner)) / std::sqrt(static_cast<double>(config.n_layers()));
+  const double out_bound =
+      1.0 / std::sqrt(static_cast<double>(inner)) / std::sqrt(static_cast<double>(config.n_layers()));
   const std::string mixer = layer + "mixer.";
   MambaBlock block;
   block.norm_eps = config.norm_eps;
@@ -81,7 +84,8 @@ MambaBlock make_block(Builder& builder, const ModelConfig& config, int64_t chann
   block.in_proj = builder.make(mixer + "in_proj.weight", {2 * inner, channels}, init::uniform(in_bound), true);
   block.out_proj = builder.make(mixer + "out_proj.weight", {channels, inner}, init::uniform(out_bound), true);
   block.forward = make_direction(builder, config, channels, mixer, "", nullptr);
-  block.backward = make_direction(builder, config, channels, mixer, "_b", config.shared_conv ? &block.forward : nullptr);
+  block.backward =
+      make_direction(builder, config, channels, mixer, "_b", config.shared_conv ? &block.forward : nullptr);
   return block;
 }
 
@@ -112,36 +116,44 @@ double drop_probability(double rate, size_t layer, size_t layers) {
 
 }  // namespace
 
-Variable PixelMamba::run_layers(Context& ctx, Variable tokens, const ForwardOptions& options, ForwardResult& result) const {
+// Region fusion and token expansion after layer i, in one pass where both are due.
+Variable PixelMamba::shrink(Context& ctx, const Variable& tokens, size_t i, int64_t k, int64_t& region_h,
+                            int64_t& region_w, const ForwardOptions& options, ForwardResult& result) const {
+  const auto& expansion = config_.layers[i].expansion;
+  FusedRegions shrunk{tokens, Tensor()};
+  if (expansion && k > 0) {
+    shrunk = fusion_expansion(ctx, tokens, k, region_h, region_w, *expansion, config_.shift_pad, config_.scan);
+  } else if (expansion) {
+    shrunk.out = token_expansion(ctx, tokens, region_h, region_w, *expansion, config_.shift_pad, config_.scan);
+  } else if (k > 0) {
+    shrunk = region_fusion(ctx, tokens, k);
+  }
+  if (expansion) {
+    region_h = expanded_h(*expansion, region_h);
+    region_w = expanded_w(*expansion, region_w);
+  }
+  if (options.fusion_maps) result.fusion_maps.push_back(shrunk.target);
+  return shrunk.out;
+}
+
+Variable PixelMamba::run_layers(Context& ctx, Variable tokens, const ForwardOptions& options,
+                                ForwardResult& result) const {
   int64_t region_h = config_.region_size, region_w = config_.region_size;
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const Shape shape = tokens.shape();
     const int64_t batch = shape[0], n_regions = shape[1], region_len = shape[2], channels = shape[3];
     const Variable sequence = reshape(ctx, tokens, {batch, n_regions * region_len, channels});
     tokens = Variable();  // from here on only the block's input keeps this memory
-    const MambaBlock& block = blocks_[i];
-    const auto run_block = [&block](Context& c, const std::vector<Variable>& inputs) { return block(c, inputs[0]); };
     const double drop = drop_probability(options.drop_path, i, blocks_.size());
     Variable mixed = sequence;
     if (drop == 0.0 || uniform_at(ctx.rng().next(), 0) >= drop) {
-      mixed = options.recompute ? recompute(ctx, run_block, {sequence}) : block(ctx, sequence);
+      mixed = blocks_[i](ctx, sequence, options.recompute);
       if (drop > 0.0) mixed = scaled_add(ctx, mixed, 1.0 / (1.0 - drop), sequence, 1.0 - 1.0 / (1.0 - drop));
     }
     tokens = reshape(ctx, mixed, shape);
 
     const int64_t k = config_.fusion_k(result.regions, n_regions);
-    if (k > 0) {
-      auto fused = region_fusion(ctx, tokens, k);
-      tokens = fused.out;
-      if (options.fusion_maps) result.fusion_maps.push_back(fused.target);
-    } else if (options.fusion_maps) {
-      result.fusion_maps.emplace_back();
-    }
-    if (const auto& expansion = config_.layers[i].expansion) {
-      tokens = token_expansion(ctx, tokens, region_h, region_w, *expansion, config_.shift_pad, config_.scan);
-      region_h = expanded_h(*expansion, region_h);
-      region_w = expanded_w(*expansion, region_w);
-    }
+    tokens = shrink(ctx, tokens, i, k, region_h, region_w, options, result);
     if (options.observe) options.observe(static_cast<int64_t>(i), tokens.value());
   }
   return tokens;
@@ -173,15 +185,20 @@ void copy_weight(Context& ctx, const Tensor& source, Tensor destination) {
     }
   };
   switch (source.dtype()) {
-    case DType::f32: store(source.to_host<float>()); break;
-    case DType::f64: store(source.to_host<double>()); break;
+    case DType::f32:
+      store(source.to_host<float>());
+      break;
+    case DType::f64:
+      store(source.to_host<double>());
+      break;
     case DType::bf16: {
       std::vector<float> wide;
       for (const bfloat16 value : source.to_host<bfloat16>()) wide.push_back(static_cast<float>(value));
       store(wide);
       break;
     }
-    default: throw DTypeError(fmt::format("a weight must be a float tensor, got {}", to_string(source.dtype())));
+    default:
+      throw DTypeError(fmt::format("a weight must be a float tensor, got {}", to_string(source.dtype())));
   }
   ctx.synchronize();
 }
@@ -202,7 +219,8 @@ void PixelMamba::load(Context& ctx, const std::map<std::string, Tensor>& weights
     }
   }
   for (const auto& [name, tensor] : weights) {
-    if (!expected.contains(name)) problems += fmt::format("\n  not part of this model: {} {}", name, tensor.shape().str());
+    if (!expected.contains(name))
+      problems += fmt::format("\n  not part of this model: {} {}", name, tensor.shape().str());
   }
   PM_CHECK(problems.empty(), ConfigError, "the weights do not fit the configuration:{}", problems);
   for (const Parameter& parameter : parameters_) copy_weight(ctx, weights.at(parameter.name), parameter.value.value());
@@ -225,7 +243,8 @@ std::map<std::string, Tensor> PixelMamba::weights(Context& cpu) const {
     const Tensor& value = parameter.value.value();
     if (value.dtype() == DType::f64) {
       const std::vector<double> wide = value.to_host<double>();
-      result.emplace(parameter.name, Tensor::from_host(cpu, value.shape(), std::vector<float>(wide.begin(), wide.end())));
+      result.emplace(parameter.name,
+                     Tensor::from_host(cpu, value.shape(), std::vector<float>(wide.begin(), wide.end())));
     } else {
       result.emplace(parameter.name, Tensor::from_host(cpu, value.shape(), value.to_host<float>()));
     }

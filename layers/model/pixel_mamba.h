@@ -19,7 +19,7 @@ struct Parameter {
 };
 
 struct ForwardOptions {
-  bool recompute = true;     // keep only each block's input between forward and backward
+  bool recompute = true;     // keep only each block's input between forward and backward (see MambaBlock)
   bool fusion_maps = false;  // return the merge map of every layer
   // Stochastic depth (Huang et al., ECCV 2016), for training: layer i of n leaves its block out with probability
   // drop_path * i / (n - 1), drawn from ctx.rng() once per layer and pass; what a block adds is scaled by 1 / (1 - probability)
@@ -30,11 +30,12 @@ struct ForwardOptions {
 };
 
 struct ForwardResult {
-  Variable logits;     // (batch, num_classes), f32 (f64 in double precision); undefined without a head
-  Variable embedding;  // (batch, embedding_channels), same type
+  Variable logits;           // (batch, num_classes), f32 (f64 in double precision); undefined without a head
+  Variable embedding;        // (batch, embedding_channels), same type
   int64_t regions = 0;       // per image, before the first layer
   int64_t regions_left = 0;  // per image, after the last one
-  std::vector<Tensor> fusion_maps;  // per layer (batch, regions before it) i64: place after the layer; undefined where none
+  std::vector<Tensor>
+      fusion_maps;  // per layer (batch, regions before it) i64: place after the layer; undefined where none
 };
 
 class PixelMamba {
@@ -62,6 +63,8 @@ class PixelMamba {
 
  private:
   Variable run_layers(Context& ctx, Variable tokens, const ForwardOptions& options, ForwardResult& result) const;
+  Variable shrink(Context& ctx, const Variable& tokens, size_t i, int64_t k, int64_t& region_h, int64_t& region_w,
+                  const ForwardOptions& options, ForwardResult& result) const;
 
   ModelConfig config_;
   DType activation_;

@@ -1,34 +1,25 @@
 // Bidirectional Mamba block (paper equation 1; Vim's "v2" block):
 //   hn = RMSNorm(t);  x, z = in_proj(hn);  y_p = scan_p(SiLU(conv_p(x))) * SiLU(z) for both directions p;
 //   out = out_proj(y_forward + y_backward) + t
-// The block below is composed of the engine's operators; it is the contract that fused implementations must equal.
+// Two ways to the same numbers: composed of the engine's smaller operators, or as one operator (autograd/ops/
+// mamba_block.h), which must equal the composed one.
 #pragma once
-#include "autograd/core/variable.h"
+#include "autograd/ops/mamba_block.h"
 
 namespace pm {
 
-// Parameters of one direction. d_inner = expand * channels.
-struct MambaDirection {
-  Variable conv_weight;  // (d_inner, 1, d_conv)
-  Variable conv_bias;    // (d_inner)
-  Variable x_proj;       // (dt_rank + 2 * d_state, d_inner): rows of dt, then B, then C
-  Variable dt_weight;    // (d_inner, dt_rank)
-  Variable dt_bias;      // (d_inner)
-  Variable A_log;        // (d_inner, d_state), A = -exp(A_log)
-  Variable D_skip;       // (d_inner)
-};
-
-struct MambaBlock {
-  Variable norm;      // (channels)
-  Variable in_proj;   // (2 * d_inner, channels): rows of x, then z
-  Variable out_proj;  // (channels, d_inner)
-  MambaDirection forward;
-  MambaDirection backward;  // the same on the reversed sequence
+struct MambaBlock : MambaParameters {
   double norm_eps = 1e-5;
-  bool divide_out = false;
+  bool divide_out = false;  // half the sum of both directions
 
   // tokens: (batch, seq_len, channels); the result has the same shape. Throws ShapeError when a parameter does not fit.
-  Variable operator()(Context& ctx, const Variable& tokens) const;
+  // One operator where one_operator() says so, else composed. `recompute` keeps only the tokens between forward and
+  // backward, which the one operator always does.
+  Variable operator()(Context& ctx, const Variable& tokens, bool recompute = false) const;
+  // Every intermediate value is kept for the backward pass. For any shape and device.
+  Variable composed(Context& ctx, const Variable& tokens) const;
+  // On CUDA where the kernels cover the shape. On the CPU the one operator is the same arithmetic, written to be read.
+  bool one_operator(Context& ctx, const Variable& tokens) const;
 };
 
 }  // namespace pm

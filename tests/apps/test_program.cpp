@@ -185,6 +185,53 @@ TEST_CASE("a config file is checked like options", "[cpu]") {
   CHECK(run_with(R"({"size": [1]})", "").code == 3);
 }
 
+TEST_CASE("bench compares with an earlier run", "[cpu]") {
+  const TempDir folder;
+  const std::string file = folder.path() + "/baseline.jsonl";
+  const std::string command = "bench ops --device cpu --d-inner 3 --seq-len 64 --repeats 1 --json";
+  const auto compare = [&](const std::string& lines, const std::string& arguments) {
+    std::ofstream(file) << lines;
+    return run_program(command + " --baseline " + file + " " + arguments);
+  };
+  const Outcome first = run_program(command);
+  REQUIRE(first.code == 0);
+  // The same rows with other times; a row is found whatever the order of its keys.
+  const auto lines_with = [&](double ms) {
+    std::string text;
+    for (Json line : json_lines(first.out)) {
+      line["ms"] = ms;
+      text += line.dump() + "\n";
+    }
+    return text;
+  };
+  const Outcome faster = compare(lines_with(1e6), "");
+  CHECK(faster.code == 0);
+  CHECK(json_lines(faster.out).at(0)["baseline_ms"] == 1e6);
+  CHECK(json_lines(faster.out).at(1)["ms_over_baseline"] < 1.0);
+  CHECK(contains(faster.err, "2 of 2 row(s)"));
+  CHECK(compare(lines_with(1e-6), "").code == 1);
+  CHECK(compare(lines_with(1e-6), "--tolerance 1e15").code == 0);
+  CHECK(compare(lines_with(1.0), "--d-state 4").code == 2);
+  CHECK(compare("2 ms\n", "").code == 3);
+  CHECK(compare("", "").code == 3);
+  CHECK(run_program(command + " --baseline " + folder.path() + "/none").code == 3);
+}
+
+TEST_CASE("bench takes small regions and captured steps", "[cpu]") {
+  const std::string command = "bench images --device cpu --region-size 32 --batch 1 --repeats 1 --json ";
+  const Outcome step = run_program(command + "--mode train --graph");
+  REQUIRE(step.code == 0);
+  const Json row = json_lines(step.out).at(0);
+  CHECK(row["size"] == 32);
+  CHECK(row["region_size"] == 32);
+  CHECK(row["graph"] == true);
+  CHECK(row["gexp_per_s"] > 0.0);
+  CHECK(run_program(command + "--graph").code == 2);
+  const Outcome odd = run_program("bench images --device cpu --batch 1 --region-size 20");
+  CHECK(odd.code == 3);
+  CHECK(contains(odd.err, "multiple of 32"));
+}
+
 TEST_CASE("real slides give predictions, or a reason", "[data][slow]") {
   const std::string slides = data_dir() + "/slides/";
   const Outcome aperio = run_program("infer " + slides + "CMU-1-Small-Region.svs --device cpu --json");

@@ -6,6 +6,7 @@
 #include "engine/ops/elementwise/uniform.h"
 #include "engine/ops/scan/selective_scan.h"
 #include "tests/support/golden.h"
+#include "tests/support/mamba.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
@@ -25,18 +26,6 @@ Tensor transposed(const Tensor& tensor) {
     }
   }
   return Tensor::from_host(cpu(), {batch, columns, rows}, result);
-}
-
-// (batch, seq_len, channels) with the tokens in opposite order, CPU f64.
-Tensor flipped(const Tensor& tensor) {
-  const int64_t batch = tensor.size(0), seq_len = tensor.size(1), channels = tensor.size(2);
-  const std::vector<double> source = tensor.to_host<double>();
-  std::vector<double> result(source.size());
-  for (int64_t row = 0; row < batch * seq_len; ++row) {
-    const int64_t mirrored = row / seq_len * seq_len + seq_len - 1 - row % seq_len;
-    std::copy_n(source.begin() + row * channels, channels, result.begin() + mirrored * channels);
-  }
-  return Tensor::from_host(cpu(), tensor.shape(), result);
 }
 
 // The inputs in argument order: u, delta, A, B, C, D_skip, z, delta_bias.
@@ -196,15 +185,15 @@ TEST_CASE("selective_scan on cuda equals the stored references", "[cuda][golden]
 TEST_CASE("selective_scan in reverse is the scan of the flipped sequence, flipped", "[cpu]") {
   Inputs in = make_inputs(2, 71, 5, 16, DType::f64);
   const Tensor reverse = scan(cpu(), in, true);
-  for (const size_t i : {0, 1, 3, 4, 6}) in[i] = flipped(in[i]);
-  check_close(reverse, flipped(scan(cpu(), in, false)), 0.0);
+  for (const size_t i : {0, 1, 3, 4, 6}) in[i] = flipped_tokens(in[i]);
+  check_close(reverse, flipped_tokens(scan(cpu(), in, false)), 0.0);
 }
 
 TEST_CASE("selective_scan in reverse on cuda is the scan of the flipped sequence, flipped", "[cuda]") {
   Inputs in = make_inputs(2, 1071, 13, 16, DType::f32);
   const Tensor reverse = scan(cuda(), on_device(cuda(), in, DType::f32), true);
-  for (const size_t i : {0, 1, 3, 4, 6}) in[i] = flipped(in[i]);
-  check_close(reverse, flipped(widen(scan(cuda(), on_device(cuda(), in, DType::f32), false))), 0.0);
+  for (const size_t i : {0, 1, 3, 4, 6}) in[i] = flipped_tokens(in[i]);
+  check_close(reverse, flipped_tokens(widen(scan(cuda(), on_device(cuda(), in, DType::f32), false))), 0.0);
 }
 
 TEST_CASE("selective_scan at a token does not depend on what follows", "[cpu]") {

@@ -1,7 +1,7 @@
 #include <cmath>
 
+#include "engine/ops/elementwise/scaled_add.h"
 #include "engine/ops/optim/adamw.h"
-#include "engine/ops/optim/global_norm.h"
 #include "engine/optim/adamw.h"
 #include "tests/support/test.h"
 
@@ -23,7 +23,8 @@ AdamW trained(Context& ctx, DType dtype, int steps) {
   AdamW optimizer(ctx, two_groups(ctx, dtype));
   for (int i = 0; i < steps; ++i) {
     set_grads(ctx, optimizer, dtype, static_cast<uint64_t>(100 + 10 * i));
-    optimizer.step(ctx, 0.01);
+    optimizer.set_learning_rate(ctx, 0.01);
+    optimizer.step(ctx);
   }
   return optimizer;
 }
@@ -39,15 +40,17 @@ TEST_CASE("optimizer on cuda equals cpu double", "[cuda]") {
 
 TEST_CASE("optimizer gives every group its rate and decay", "[cpu]") {
   const AdamW optimizer = trained(cpu(), DType::f64, 2);
-  Tensor bias = normal(2, {5}, 1.0, DType::f32);
-  Tensor exp_avg = Tensor::zeros(cpu(), {5}, DType::f64), exp_avg_sq = Tensor::zeros(cpu(), {5}, DType::f64);
-  ops::adamw_step(cpu(), bias, normal(101, {5}, 0.1, DType::f32), exp_avg, exp_avg_sq,
-                  {0.005, 0.9, 0.999, 1e-8, 0.0, 1});
-  ops::adamw_step(cpu(), bias, normal(111, {5}, 0.1, DType::f32), exp_avg, exp_avg_sq,
-                  {0.005, 0.9, 0.999, 1e-8, 0.0, 2});
+  std::vector<AdamWTensor> bias{{normal(2, {5}, 1.0, DType::f32), Tensor(), Tensor::zeros(cpu(), {5}, DType::f64),
+                                 Tensor::zeros(cpu(), {5}, DType::f64)}};
+  Tensor clock = ops::adamw_clock(cpu());
+  ops::set_learning_rate(cpu(), clock, 0.005);
+  for (const uint64_t seed : {101, 111}) {
+    bias[0].grad = normal(seed, {5}, 0.1, DType::f32);
+    ops::adamw_step(cpu(), bias, clock, {});
+  }
   CHECK(optimizer.steps() == 2);
-  check_close(optimizer.parameters()[1].value, bias, tolerance(DType::f64), "value");
-  check_close(optimizer.parameters()[1].exp_avg, exp_avg, tolerance(DType::f64), "exp_avg");
+  check_close(optimizer.parameters()[1].value, bias[0].param, tolerance(DType::f64), "value");
+  check_close(optimizer.parameters()[1].exp_avg, bias[0].exp_avg, tolerance(DType::f64), "exp_avg");
   CHECK(relative_error(optimizer.parameters()[0].value, normal(1, {5, 3}, 1.0, DType::f32)) > 1e-4);
 }
 
@@ -63,7 +66,8 @@ TEST_CASE("optimizer resumed from its state continues as if never stopped", "[cp
   resumed.set_steps(whole.steps());
   for (AdamW* optimizer : {&whole, &resumed}) {
     set_grads(cpu(), *optimizer, DType::f64, 500);
-    optimizer->step(cpu(), 0.01);
+    optimizer->set_learning_rate(cpu(), 0.01);
+    optimizer->step(cpu());
   }
   check_same_bits(whole.parameters()[0].value, resumed.parameters()[0].value);
   check_same_bits(whole.parameters()[1].value, resumed.parameters()[1].value);
@@ -73,10 +77,12 @@ TEST_CASE("optimizer leaves parameters without a gradient alone", "[cpu]") {
   AdamW optimizer(cpu(), two_groups(cpu(), DType::f64));
   const Tensor before = optimizer.parameter("weight").value.copy_to(cpu());
   optimizer.parameter("bias").grad = normal(3, {5});
-  CHECK(optimizer.grads().size() == 1);
-  optimizer.step(cpu(), 0.1);
+  optimizer.set_learning_rate(cpu(), 0.1);
+  optimizer.step(cpu());
   check_same_bits(optimizer.parameter("weight").value, before);
-  CHECK(optimizer.grads().empty());
+  CHECK_FALSE(optimizer.parameter("bias").grad.defined());
+  CHECK_FALSE(optimizer.step(cpu()).defined());
+  CHECK(optimizer.steps() == 2);
 }
 
 TEST_CASE("optimizer finds the minimum of a bowl", "[cpu]") {
@@ -84,11 +90,28 @@ TEST_CASE("optimizer finds the minimum of a bowl", "[cpu]") {
   AdamW optimizer(cpu(), {{{{"point", point}}}});
   for (int i = 0; i < 600; ++i) {
     optimizer.parameters()[0].grad = point.copy_to(cpu());  // gradient of |p|^2 / 2
-    std::vector<Tensor> grads = optimizer.grads();
-    ops::clip_by_norm(cpu(), grads, ops::global_norm(cpu(), grads), 1.0);
-    optimizer.step(cpu(), 0.05);
+    optimizer.set_learning_rate(cpu(), 0.05);
+    optimizer.step(cpu(), {1.0, 1.0});
   }
   check_close(point, Tensor::zeros(cpu(), {6}, DType::f64), 1e-2);
+}
+
+TEST_CASE("optimizer scales, measures and shortens the gradients", "[cpu]") {
+  const auto run = [](double factor, const GradientScaling& scaling, double* norm) {
+    AdamW optimizer(cpu(), two_groups(cpu(), DType::f64),
+                    {0.9, 0.999, 1.0});  // a large eps: the step follows the length
+    set_grads(cpu(), optimizer, DType::f64, 40);
+    for (OptimParameter& parameter : optimizer.parameters()) ops::scale_in_place(cpu(), parameter.grad, factor);
+    optimizer.set_learning_rate(cpu(), 0.1);
+    *norm = optimizer.step(cpu(), scaling).to_host<double>()[0];
+    return optimizer.parameters()[0].value;
+  };
+  double plain = 0.0, scaled = 0.0, shortened = 0.0;
+  const Tensor expected = run(0.25, {}, &plain);
+  check_close(run(1.0, {0.25, 0.0}, &scaled), expected, tolerance(DType::f64));
+  CHECK(std::abs(scaled - plain) < 1e-12);
+  check_close(run(8.0, {0.25, plain}, &shortened), expected, 1e-5);  // 1e-6 in the factor's denominator
+  CHECK(std::abs(shortened - 8.0 * plain) < 1e-12);
 }
 
 TEST_CASE("optimizer names what does not match", "[cpu]") {
@@ -96,7 +119,7 @@ TEST_CASE("optimizer names what does not match", "[cpu]") {
   CHECK_THROWS_AS(optimizer.parameter("other"), ConfigError);
   CHECK_THROWS_AS(optimizer.set_steps(-1), ConfigError);
   optimizer.parameter("bias").grad = normal(3, {4});
-  CHECK_THROWS_AS(optimizer.step(cpu(), 0.1), ShapeError);
+  CHECK_THROWS_AS(optimizer.step(cpu()), ShapeError);
   CHECK(optimizer.steps() == 0);
   const Tensor one = normal(1, {2});
   CHECK_THROWS_AS(AdamW(cpu(), {{{{"same", one}, {"same", one}}}}), ConfigError);

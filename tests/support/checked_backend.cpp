@@ -4,6 +4,8 @@
 #include <array>
 #include <cstddef>
 
+#include "engine/core/check.h"
+
 namespace pm::test {
 
 void* CheckedBackend::allocate(size_t bytes) {
@@ -30,6 +32,11 @@ void CheckedBackend::deallocate(void* pointer, size_t bytes) noexcept {
     ++violations_;  // a failed device cannot vouch for its memory
   }
   inner_->deallocate(block, bytes + 2 * kGuardBytes);
+}
+
+std::unique_ptr<CapturedWork> CheckedBackend::capture(const std::function<void()>& work) {
+  PM_CHECK(device().is_cpu(), Error, "memory with guard bands cannot be used in a capture on {}", device().str());
+  return inner_->capture(work);
 }
 
 }  // namespace pm::test

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "engine/core/check.h"
 
@@ -15,6 +16,15 @@ namespace pm::cpu {
 namespace {
 
 constexpr size_t kAlignment = 256;
+
+class RepeatedWork final : public CapturedWork {
+ public:
+  explicit RepeatedWork(std::function<void()> work) : work_(std::move(work)) {}
+  void replay() override { work_(); }
+
+ private:
+  std::function<void()> work_;
+};
 
 class CpuBackend final : public Backend {
  public:
@@ -45,7 +55,9 @@ class CpuBackend final : public Backend {
     --allocations_;
   }
 
-  void copy_from_host(void* destination, const void* host, size_t bytes) override { std::memcpy(destination, host, bytes); }
+  void copy_from_host(void* destination, const void* host, size_t bytes) override {
+    std::memcpy(destination, host, bytes);
+  }
   void copy_to_host(void* host, const void* source, size_t bytes) override { std::memcpy(host, source, bytes); }
   void copy_within(void* destination, const void* source, size_t bytes) override {
     std::memcpy(destination, source, bytes);
@@ -56,6 +68,9 @@ class CpuBackend final : public Backend {
     const auto begin = std::chrono::steady_clock::now();
     work();
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+  }
+  std::unique_ptr<CapturedWork> capture(const std::function<void()>& work) override {
+    return std::make_unique<RepeatedWork>(work);
   }
   Stream stream() override { return {nullptr, this}; }
   MemoryStats memory() const override { return {current_, peak_, allocations_}; }

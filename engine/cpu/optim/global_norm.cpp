@@ -32,19 +32,7 @@ void global_norm(const GlobalNormArgs& args) {
   dispatch_float(args.dtype, [&]<typename T>() {
     double total = 0.0;
     for (const auto& item : args.items) total += sum_of_squares(static_cast<const T*>(item.data), item.n);
-    *static_cast<T*>(args.norm) = static_cast<T>(std::sqrt(total));
-  });
-}
-
-void clip_by_norm(const ClipByNormArgs& args) {
-  dispatch_float(args.dtype, [&]<typename T>() {
-    const double wanted = args.max_norm / (static_cast<double>(*static_cast<const T*>(args.norm)) + kClipEps);
-    const T factor = static_cast<T>(wanted >= 1.0 ? 1.0 : wanted);  // NaN stays NaN
-    for (const auto& item : args.items) {
-      T* values = static_cast<T*>(item.data);
-#pragma omp parallel for simd
-      for (int64_t i = 0; i < item.n; ++i) values[i] *= factor;
-    }
+    *static_cast<T*>(args.norm) = static_cast<T>(args.scale * std::sqrt(total));
   });
 }
 

@@ -93,7 +93,8 @@ struct MambaBlockGrads {
 
 // Whether mamba_block runs for these shapes on the context's device: always on the CPU. The shapes are checked as there.
 bool mamba_block_covers(Context& ctx, const Tensor& tokens, const MambaBlockWeights& weights);
-// Both throw ShapeError, DTypeError or DeviceError when the tensors do not match the structs above.
+// Both throw ShapeError, DTypeError or DeviceError when the tensors do not match the structs above, ShapeError on CUDA for
+// shapes that the kernels do not cover. d_state is 1 to 64, d_conv 1 to 8.
 Tensor mamba_block(Context& ctx, const Tensor& tokens, const MambaBlockWeights& weights,
                    const MambaBlockOptions& options);
 MambaBlockGrads mamba_block_grad(Context& ctx, const Tensor& dout, const Tensor& tokens,

@@ -5,10 +5,9 @@
 #include "engine/ops/dispatch.h"
 
 namespace pm::ops {
-namespace {
 
-ExpansionMap make_map(const char* op, int64_t regions, int64_t region_h, int64_t region_w, int64_t channels,
-                      Expansion expansion, ShiftPad shift_pad, ScanOrder scan) {
+ExpansionMap make_expansion_map(const char* op, int64_t regions, int64_t region_h, int64_t region_w, int64_t channels,
+                                Expansion expansion, ShiftPad shift_pad, ScanOrder scan) {
   PM_CHECK(region_h >= 1 && region_w >= 1, ShapeError, "{}: a map of {} x {} is empty", op, region_h, region_w);
   const int64_t axis = is_horizontal(expansion) ? region_w : region_h;
   PM_CHECK(axis % 2 == 0, ShapeError, "{}: the {} of a {} x {} map must be even to be halved", op,
@@ -24,16 +23,14 @@ ExpansionMap make_map(const char* op, int64_t regions, int64_t region_h, int64_t
       scan};
 }
 
-}  // namespace
-
 Tensor token_expansion(Context& ctx, const Tensor& tokens, int64_t region_h, int64_t region_w, Expansion expansion,
                        ShiftPad shift_pad, ScanOrder scan) {
   check_activation(ctx, "token_expansion", {"tokens", tokens});
   check_rank("token_expansion", {"tokens", tokens}, 4);
   const int64_t batch = tokens.size(0), n_regions = tokens.size(1), channels = tokens.size(3);
   check_shape("token_expansion", {"tokens", tokens}, {batch, n_regions, region_h * region_w + 1, channels});
-  const ExpansionMap map =
-      make_map("token_expansion", batch * n_regions, region_h, region_w, channels, expansion, shift_pad, scan);
+  const ExpansionMap map = make_expansion_map("token_expansion", batch * n_regions, region_h, region_w, channels,
+                                              expansion, shift_pad, scan);
   Tensor out = Tensor::empty(ctx, {batch, n_regions, int64_t{map.new_h()} * map.new_w() + 1, map.new_channels()},
                              tokens.dtype());
   const TokenExpansionArgs args{tokens.raw(), out.raw(), map, tokens.dtype()};
@@ -48,8 +45,8 @@ Tensor token_expansion_grad(Context& ctx, const Tensor& dout, int64_t region_h, 
   check_activation(ctx, "token_expansion_grad", {"dout", dout});
   check_rank("token_expansion_grad", {"dout", dout}, 4);
   const int64_t batch = dout.size(0), n_regions = dout.size(1), channels = dout.size(3) / (is_cat(expansion) ? 2 : 1);
-  const ExpansionMap map =
-      make_map("token_expansion_grad", batch * n_regions, region_h, region_w, channels, expansion, shift_pad, scan);
+  const ExpansionMap map = make_expansion_map("token_expansion_grad", batch * n_regions, region_h, region_w, channels,
+                                              expansion, shift_pad, scan);
   check_shape("token_expansion_grad", {"dout", dout},
               {batch, n_regions, int64_t{map.new_h()} * map.new_w() + 1, map.new_channels()});
   Tensor dtokens = Tensor::empty(ctx, {batch, n_regions, region_h * region_w + 1, channels}, dout.dtype());

@@ -89,6 +89,9 @@ void token_expansion_grad(const TokenExpansionGradArgs&, Stream);
 }  // namespace cuda
 
 namespace ops {
+// Throws ShapeError, naming `op`, for a map that cannot be halved.
+ExpansionMap make_expansion_map(const char* op, int64_t regions, int64_t region_h, int64_t region_w, int64_t channels,
+                                Expansion expansion, ShiftPad shift_pad, ScanOrder scan);
 // Each throws ShapeError (region_len is not region_h * region_w + 1, an odd axis, a region of 2^31 values), DTypeError
 // or DeviceError.
 Tensor token_expansion(Context& ctx, const Tensor& tokens, int64_t region_h, int64_t region_w, Expansion expansion,

@@ -1,0 +1,177 @@
+// The parts that the kernels of the fused Mamba block share: how sequences are cut into chunks, where a thread stands, and
+// the tiles of B and C in shared memory. The passes are described in mamba_block.cu, the maths in
+// engine/ops/scan/mamba_block.h.
+//
+// Chunks and blocks. Every sequence is cut into chunks of chunk_len tokens, the same chunks for both directions. A thread
+// walks one channel of one chunk in one direction; kDirectionThreads threads side by side hold
+//
+//     d_inner >= 96   96 neighbouring channels of one chunk        (`groups` blocks share the channels of a chunk)
+//     d_inner  < 96   every channel of `subs` chunks, e.g. 16 chunks of 6 channels
+//
+// so that no thread is idle at the widths of the published models (6, 12, .. 1536). `lane` = sub * width + channel.
+//
+// Steps and tokens. Step i of a chunk is token i, or token chunk_len - 1 - i in the reverse direction. A step whose token
+// lies behind the sequence has delta = 0 and u = 0: it decays by exactly 1, adds nothing, and is never written.
+#pragma once
+#include <type_traits>
+
+#include "cuda/scan/block.h"
+#include "cuda/scan/selective_scan.cuh"
+
+namespace pm::cuda::block {
+
+constexpr int kStates = 16;
+constexpr int kDirectionThreads = 96;
+constexpr int kTile = 4;      // steps between two barriers
+constexpr int kMaxSubs = 16;  // chunks side by side: d_inner 6
+
+using scan::exp2_approx;
+using scan::kLn2;
+using scan::kLog2e;
+using scan::sigmoid;
+
+__device__ __forceinline__ float silu_grad(float v) {
+  const float s = sigmoid(v);
+  return s * (1.0f + v * (1.0f - s));
+}
+
+// Chunk `sub` of a block: its first row, and its tokens (0 where there is no such chunk). Call from every thread.
+struct SubTable {
+  int64_t row[kMaxSubs];
+  int len[kMaxSubs];
+
+  __device__ void fill(const Sequences& s, int64_t first_pair) {
+    if (static_cast<int>(threadIdx.x) < s.subs) {
+      const int64_t wanted = first_pair + threadIdx.x, pair = min(wanted, s.pairs() - 1);
+      const int64_t begin = pair % s.chunks * s.chunk_len;
+      row[threadIdx.x] = pair / s.chunks * s.seq_len + begin;
+      len[threadIdx.x] = wanted < s.pairs() ? static_cast<int>(min(int64_t{s.chunk_len}, s.seq_len - begin)) : 0;
+    }
+    __syncthreads();
+  }
+};
+
+// One channel of one chunk, walked in one direction. `at` is the element of step 0; step i is at + i * step.
+struct Walk {
+  int64_t at, step;
+  int first, last;  // steps [first, last) exist
+  int channel, sub;
+
+  __device__ Walk(const Sequences& s, const SubTable& table, int group, int lane, bool reverse) {
+    sub = min(lane / s.width, s.subs - 1);
+    channel = group * s.width + lane % s.width;
+    const bool live = lane / s.width < s.subs && channel < s.d_inner;
+    const int len = live ? table.len[sub] : 0;
+    first = reverse ? s.chunk_len - len : 0;
+    last = reverse ? s.chunk_len : len;
+    at = (table.row[sub] + (reverse ? s.chunk_len - 1 : 0)) * s.d_inner + channel;
+    step = reverse ? -s.d_inner : s.d_inner;
+    channel = min(channel, s.d_inner - 1);
+  }
+  __device__ bool live() const { return last > first; }
+  __device__ bool has(int i) const { return i >= first && i < last; }
+
+  // Steps i to i + kTile - 1; zeros where there is no token.
+  template <typename T>
+  __device__ void load(const T* source, int i, float (&v)[kTile]) const {
+#pragma unroll
+    for (int k = 0; k < kTile; ++k) v[k] = has(i + k) ? to_float(source[at + (i + k) * step]) : 0.0f;
+  }
+};
+
+// B (and C) of kTile steps of every chunk of a direction, double-buffered in shared memory: row `step` of chunk `sub` at
+// tile(buffer) + sub * kSubStride + step * kColumns. The stride puts neighbouring chunks into different banks.
+// float32 goes straight to shared memory (cp.async); bf16 waits in registers and is widened on the way.
+//   begin(tile) starts the loads, finish(buffer) leaves them in shared memory; a barrier makes them visible.
+template <typename T, int kColumns, int kPieces>
+struct PairStage {
+  static constexpr int kQuads = kColumns / 4;
+  static constexpr int kSubStride = kTile * kColumns + 4;
+  static constexpr bool kAsync = std::is_same_v<T, float>;
+  const T* proj;
+  float* shared;
+  int64_t width;
+  int lane, count, chunk_len, buffer_floats;
+  bool reverse;
+  uint2 waiting[kAsync ? 1 : kPieces];
+
+  __device__ PairStage(const Sequences& s, const T* projected, float* memory, int lane_id, bool reversed)
+      : proj(projected),
+        shared(memory),
+        width(s.proj_width),
+        lane(lane_id),
+        count(s.subs * kTile * kQuads),
+        chunk_len(s.chunk_len),
+        buffer_floats(s.subs * kSubStride),
+        reverse(reversed) {}
+
+  __device__ void begin(const SubTable& table, int tile, int buffer) {
+#pragma unroll
+    for (int k = 0; k < kPieces; ++k) {
+      const int piece = lane + k * kDirectionThreads;
+      if (piece >= count) break;
+      const int quad = piece % kQuads, step = piece / kQuads % kTile, sub = piece / (kQuads * kTile);
+      const int i = tile * kTile + step, token = min(reverse ? chunk_len - 1 - i : i, max(table.len[sub] - 1, 0));
+      const T* source = proj + (table.row[sub] + token) * width + quad * 4;
+      if constexpr (kAsync) {
+        const unsigned target = static_cast<unsigned>(__cvta_generic_to_shared(place(buffer, sub, step, quad)));
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
+      } else {
+        waiting[k] = *reinterpret_cast<const uint2*>(source);
+      }
+    }
+  }
+  __device__ void finish(int buffer) {
+    if constexpr (kAsync) {
+      asm volatile("cp.async.wait_all;" ::: "memory");
+    } else {
+#pragma unroll
+      for (int k = 0; k < kPieces; ++k) {
+        const int piece = lane + k * kDirectionThreads;
+        if (piece >= count) break;
+        const int quad = piece % kQuads, step = piece / kQuads % kTile, sub = piece / (kQuads * kTile);
+        const uint2 v = waiting[k];
+        *reinterpret_cast<float4*>(place(buffer, sub, step, quad)) =
+            make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
+                        __uint_as_float(v.y & 0xffff0000u));
+      }
+    }
+  }
+  __device__ const float4* row(int buffer, int sub, int step) const {
+    return reinterpret_cast<const float4*>(shared + buffer * buffer_floats + sub * kSubStride + step * kColumns);
+  }
+
+ private:
+  __device__ float* place(int buffer, int sub, int step, int quad) const {
+    return shared + buffer * buffer_floats + sub * kSubStride + step * kColumns + quad * 4;
+  }
+};
+
+// Floats of shared memory of a PairStage.
+constexpr int64_t stage_floats(int subs, int columns) { return int64_t{2} * subs * (kTile * columns + 4); }
+
+// Barrier of the threads of one direction.
+__device__ __forceinline__ void direction_barrier(int direction) {
+  if (direction == 0) {  // constant numbers: a barrier named by a register reserves all sixteen
+    asm volatile("bar.sync 1, %0;" ::"n"(kDirectionThreads) : "memory");
+  } else {
+    asm volatile("bar.sync 2, %0;" ::"n"(kDirectionThreads) : "memory");
+  }
+}
+
+// A[channel, :] * log2(e); zeros for a channel that is not there.
+__device__ __forceinline__ void load_decay(const float* __restrict__ A_log, const Walk& walk, float (&a2)[kStates]) {
+#pragma unroll
+  for (int n = 0; n < kStates; ++n) a2[n] = walk.live() ? -expf(A_log[walk.channel * kStates + n]) * kLog2e : 0.0f;
+}
+
+// Calls fn with the number of 16-byte pieces that a thread stages for `columns` columns.
+template <typename Fn>
+void dispatch_pieces(int subs, int columns, Fn&& fn) {
+  const int64_t pieces = ceil_div(int64_t{subs} * kTile * (columns / 4), kDirectionThreads);
+  if (pieces <= 1) return fn.template operator()<1>();
+  if (pieces <= 3) return fn.template operator()<3>();
+  return fn.template operator()<6>();
+}
+
+}  // namespace pm::cuda::block

@@ -1,0 +1,170 @@
+// The gradient scan of the fused Mamba block: one direction per launch, the forward one first.
+//
+// maths   : engine/ops/scan/selective_scan.h, with g = dy * share * silu(z) and y = (y_forward + y_reverse) * share * silu(z)
+// passes  : a block takes one chunk of 64 steps of 96 channels (or of several chunks, block.cuh) from the state that enters
+//           it in front and the adjoint that enters it behind (block_summary_grad.cu, block_carry.cu).
+//           A. forward: y, and the state before every tile of 4 steps, kept in shared memory
+//           B. tiles from last to first: the 4 steps again with decays and states in registers, then back through them:
+//              h, and with it du, ddelta, dB, dC, dA
+//           The forward direction stores y; the reverse one adds its own, gates, and writes dz as well.
+// layout  : block_grad.cuh. Values of a tile are loaded once per channel and step by the thread that will write the results
+//           there, one tile ahead, and shared as (delta, u, g).
+//
+//             shared memory, KiB        d_inner 6   12    24    48    96 and more
+//             states before tiles 1-15      90      90    90    90    90
+//             values and results             9       9     9     9     9
+//             B, C                           8.3     4.1   2.1   1     0.5
+//             dB, dC of the warps            0       0     0     2     2
+// launch  : (chunks / subs) * groups blocks of 4 warps, two blocks per multiprocessor (shared memory, 255 registers)
+// traffic : reads u, delta, B, C twice, z, dy; writes du, ddelta, y (read and written again by the reverse direction), dz;
+//           dB, dC once per 96 channels; 18 floats per channel and block for the parameters.
+// floor   : 2 exponentials per state and step, 16 per clock and multiprocessor; about 23 instructions per state and step.
+// numerics: float32 throughout. deterministic: no atomics, sums over lanes and warps in fixed order.
+#include "cuda/scan/block_grad_passes.cuh"
+
+namespace pm::cuda::block {
+namespace {
+
+// dA, dD and dbias of the block: its chunks in order, one row of parameter partials. `shared` has room for (96, 16) floats and
+// (kTile, 96) pairs.
+__device__ __forceinline__ void store_parameters(const Sequences& s, float4* shared, const GradLane& lane,
+                                                 const Element (&elements)[kElements], const float2 (&sums)[kElements],
+                                                 float* parameters) {
+  float* dA = reinterpret_cast<float*>(shared);
+  float2* scalars = reinterpret_cast<float2*>(dA + kDirectionThreads * kStates);
+  __syncthreads();
+#pragma unroll
+  for (int c = 0; c < kLaneChannels; ++c) {
+#pragma unroll
+    for (int n = 0; n < kLaneStates; ++n) {
+      dA[(lane.first_channel + c) * kStates + lane.state_lane * kLaneStates + n] = lane.dA[c][n];
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kElements; ++j) {
+    const int slot = elements[j].slot, v = threadIdx.x / kWarp * kWarpChannels + slot % kWarpChannels;
+    scalars[slot / kWarpChannels * kDirectionThreads + v] = sums[j];
+  }
+  __syncthreads();
+  const int first_channel = blockIdx.x % s.groups * s.width, channels = min(s.width, s.d_inner - first_channel);
+  float* row = parameters + (blockIdx.x / s.groups * int64_t{s.d_inner} + first_channel) * kParameters;
+  for (int i = threadIdx.x; i < channels * kParameters; i += kGradThreads) {
+    const int channel = i / kParameters, n = i % kParameters;
+    float sum = 0.0f;
+    for (int v = channel; v < s.subs * s.width; v += s.width) {
+      if (n < kStates) {
+        sum += dA[v * kStates + n];
+        continue;
+      }
+      for (int t = 0; t < kTile; ++t) {
+        const float2 pair = scalars[t * kDirectionThreads + v];
+        sum += n == kStates ? pair.x : pair.y;
+      }
+    }
+    row[i] = sum;
+  }
+}
+
+template <typename T, int kSubLanes, bool kSecond>
+__global__ void __launch_bounds__(kGradThreads, 2)
+    block_grad_kernel(const __grid_constant__ Sequences s, const __grid_constant__ GradInputs<T> in,
+                      const __grid_constant__ GradOutputs<T> out) {
+  extern __shared__ float4 shared[];
+  auto& memory = *reinterpret_cast<GradMemory<kSubLanes>*>(shared);
+  const int group = blockIdx.x % s.groups, warp_lane = threadIdx.x % kWarp;
+  memory.table.fill(s, blockIdx.x / s.groups * int64_t{s.subs});
+  GradWalk<T, kSubLanes> walk{
+      s,
+      in,
+      out,
+      memory,
+      memory.table.row[0] * s.d_inner,
+      group * s.batch * s.seq_len,
+      static_cast<int>(threadIdx.x) / kWarp,
+      warp_lane,
+      (in.reverse ? -kTile : kTile) * s.d_inner,
+      {Element(s, memory, group, warp_lane, in.reverse), Element(s, memory, group, warp_lane + kWarp, in.reverse),
+       Element(s, memory, group, warp_lane + 2 * kWarp, in.reverse)},
+      {}};
+  walk.lane.state_lane = threadIdx.x % kLaneStates;
+  walk.lane.first_channel = static_cast<int>(threadIdx.x) / kLaneStates * kLaneChannels;
+  walk.lane.sub = min(walk.lane.first_channel / s.width, s.subs - 1);
+  walk.enter();
+  walk.template forward_pass<kSecond>();
+  float2 sums[kElements] = {};
+  walk.backward_pass(sums);
+  store_parameters(s, shared, walk.lane, walk.elements, sums, out.parameters);
+}
+
+template <typename T, bool kSecond>
+void launch(const Sequences& s, const GradInputs<T>& in, const GradOutputs<T>& out, Stream stream) {
+  const int64_t blocks = ceil_div(s.pairs(), s.subs) * s.groups;
+  const auto start = [&](auto kernel, size_t bytes) {
+    PM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+    kernel<<<static_cast<unsigned>(blocks), kGradThreads, bytes, raw(stream)>>>(s, in, out);
+    PM_CHECK_LAUNCH("block_grad");
+  };
+  if (s.width == 2 * kLaneChannels) return start(block_grad_kernel<T, 2, kSecond>, sizeof(GradMemory<2>));
+  if (s.width == 4 * kLaneChannels) return start(block_grad_kernel<T, 4, kSecond>, sizeof(GradMemory<4>));
+  start(block_grad_kernel<T, 8, kSecond>, sizeof(GradMemory<8>));
+}
+
+// Gradients of A_log, D_skip and dt_bias from the summed parameters (d_inner, 18); dA_log = dA * A.
+__global__ void __launch_bounds__(kBlock)
+    block_parameters_kernel(const float* __restrict__ sums, const float* __restrict__ A_log, int64_t d_inner,
+                            float* dA_log, float* dD, float* dbias) {
+  const int64_t i = int64_t{blockIdx.x} * kBlock + threadIdx.x;
+  if (i >= d_inner * kParameters) return;
+  const int64_t channel = i / kParameters, n = i % kParameters;
+  if (n < kStates) dA_log[channel * kStates + n] = -expf(A_log[channel * kStates + n]) * sums[i];
+  if (n == kStates) dD[channel] = sums[i];
+  if (n > kStates) dbias[channel] = sums[i];
+}
+
+}  // namespace
+
+int64_t parameter_rows(const Sequences& s) { return ceil_div(s.pairs(), s.subs); }
+int64_t scan_parameter_floats(const MambaBlockArgs& args, int64_t rows) {
+  return scan::padded_rows(rows) * args.d_inner * kParameters;
+}
+
+void scan_grad(const Sequences& s, const MambaBlockArgs& args, const Projected (&rows)[2], const Chunks& chunks,
+               int64_t first_pair, const void* z, const void* dy, const ScanGrads& grads, Stream stream) {
+  dispatch_float(args.dtype, [&]<typename T>() {
+    for (int p = 0; p < 2; ++p) {
+      const int64_t offset = (p * chunks.pairs + first_pair) * args.d_inner * kStates;
+      const bool carried = chunks.states != nullptr;
+      const GradInputs<T> in{static_cast<const T*>(rows[p].u),
+                             static_cast<const T*>(rows[p].delta),
+                             static_cast<const T*>(rows[p].proj),
+                             static_cast<const T*>(z),
+                             static_cast<const T*>(dy),
+                             static_cast<const float*>(args.direction[p].A_log),
+                             static_cast<const float*>(args.direction[p].D_skip),
+                             carried ? chunks.states + offset : nullptr,
+                             carried ? chunks.adjoints + offset : nullptr,
+                             args.divide_out ? 0.5f : 1.0f,
+                             p == 1};
+      const GradOutputs<T> out{static_cast<T*>(grads.y),
+                               static_cast<T*>(grads.dz),
+                               static_cast<T*>(grads.du[p]),
+                               static_cast<T*>(grads.ddelta[p]),
+                               grads.pairs[p],
+                               grads.parameters[p]};
+      p == 0 ? launch<T, false>(s, in, out, stream) : launch<T, true>(s, in, out, stream);
+    }
+  });
+}
+
+void sum_parameters(const MambaBlockArgs& args, int direction, float* partials, int64_t rows,
+                    const MambaDirectionGradArgs& out, Stream stream) {
+  const int64_t columns = args.d_inner * kParameters;
+  const Scratch<float> sums(stream, columns);
+  scan::sum_rows(partials, rows, columns, sums.get(), stream);
+  block_parameters_kernel<<<static_cast<unsigned>(ceil_div(columns, kBlock)), kBlock, 0, raw(stream)>>>(
+      sums.get(), static_cast<const float*>(args.direction[direction].A_log), args.d_inner,
+      static_cast<float*>(out.A_log), static_cast<float*>(out.D_skip), static_cast<float*>(out.dt_bias));
+  PM_CHECK_LAUNCH("block_parameters");
+}
+
+}  // namespace pm::cuda::block

@@ -1,0 +1,88 @@
+// Host side of the fused Mamba block, shared by its forward pass (mamba_block.cu) and its gradient (mamba_block_grad.cu):
+// how the rows are cut into segments, buffers, and the way from tokens to what the scans read.
+#pragma once
+#include <vector>
+
+#include "cuda/core/launch.cuh"
+#include "cuda/scan/block.h"
+
+namespace pm::cuda::block {
+
+// A run of rows that is worked on at once, so that the intermediate values of a whole slide never exist together: some whole
+// sequences, or some tokens of one sequence. A part of a sequence carries kHalo tokens more at each inner end, because the
+// convolutions look that far.
+struct Segment {
+  int64_t first_sequence, sequences, first_token, tokens;  // without the halo
+  int64_t lead, trail;                                     // halo tokens before and behind
+  int64_t rows() const { return sequences * tokens; }
+  int64_t all_rows() const { return sequences * (lead + tokens + trail); }
+};
+constexpr int64_t kHalo = 3;
+
+// Memory for the intermediate values of a segment; a batch of several sequences may take more.
+constexpr int64_t kSegmentBytesPerByte = int64_t{192} << 20;  // times the size of an element
+constexpr int64_t kBatchFactor = 4;
+
+// Segments of at most max_rows rows; parts of a sequence begin at multiples of `unit` tokens.
+std::vector<Segment> cut(const MambaBlockArgs& args, int64_t max_rows, int64_t unit);
+
+// Geometry of `sequences` sequences of `tokens` tokens. for_gradient: as block_grad.cu needs it.
+Sequences sequences_of(const MambaBlockArgs& args, int64_t sequences, int64_t tokens, int chunk_len, bool for_gradient);
+
+// Device memory that is freed in stream order; elements of the storage type unless said otherwise.
+class Buffer {
+ public:
+  Buffer(Stream stream, int64_t elements, size_t element_bytes)
+      : scratch_(stream, elements * static_cast<int64_t>(element_bytes)), size_(element_bytes) {}
+  void* at(int64_t element) const { return scratch_.get() + element * static_cast<int64_t>(size_); }
+  void* get() const { return scratch_.get(); }
+
+ private:
+  Scratch<char> scratch_;
+  size_t size_;
+};
+
+// Both x_proj in the order of projected rows (block_project.cu), float32.
+class ReorderedProjections {
+ public:
+  ReorderedProjections(const MambaBlockArgs& args, Stream stream);
+  const float* weight(int direction) const { return weights_.get() + direction * size_; }
+
+ private:
+  int64_t size_;
+  Scratch<float> weights_;
+};
+
+// What the scans read, for one segment, halo included.
+struct Prepared {
+  Prepared(const MambaBlockArgs& args, int64_t max_rows, Stream stream);
+  // Fills everything for a segment; z only if wanted.
+  void run(const MambaBlockArgs& args, const Segment& segment, const ReorderedProjections& x_proj, bool with_z,
+           Stream stream);
+  // The same, without the halo.
+  void core(const MambaBlockArgs& args, const Segment& segment, Projected (&rows)[2]) const;
+
+  Buffer hn, x, z;  // (rows, channels), (rows, d_inner) twice
+  Buffer u[2], delta[2], proj[2];
+};
+
+int proj_width_of(const MambaBlockArgs& args);
+inline const void* offset(const void* pointer, int64_t elements, DType dtype) {
+  return static_cast<const char*>(pointer) + elements * static_cast<int64_t>(size_of(dtype));
+}
+inline void* offset(void* pointer, int64_t elements, DType dtype) {
+  return static_cast<char*>(pointer) + elements * static_cast<int64_t>(size_of(dtype));
+}
+
+// Chunk summaries of all sequences.
+class ChunkArrays {
+ public:
+  ChunkArrays(const MambaBlockArgs& args, int64_t pairs, bool with_adjoints, Stream stream);
+  Chunks chunks() const;
+
+ private:
+  int64_t pairs_;
+  Scratch<float> states_, adjoints_, delta_sums_;
+};
+
+}  // namespace pm::cuda::block

@@ -1,0 +1,272 @@
+// The fused Mamba block on CUDA: its gradient, from the tokens and dout alone.
+//
+// passes  : 1. prepare each segment again (mamba_block.cu), dy = dout out_proj, summaries of states and adjoints
+//           2. carry over the chunks, states along each direction and adjoints against it
+//           3. each segment: prepare (one segment: as it is), gradient scans, then back through dt_proj, x_proj, the
+//              convolutions, in_proj and the norm
+// segments: a part of a sequence is differentiated with its halo: du and dz are zero there, so the rows of the halo get what
+//           this part's convolutions send them and nothing else; overlapping rows of dtokens are added in the order of
+//           the segments. Weight gradients of the segments are added in the same order.
+// memory  : (16 * d_inner + 4.5 * channels + ..) values a row of a segment; 66 floats per channel and chunk of 64 tokens
+#include <algorithm>
+
+#include "cuda/scan/mamba_block.cuh"
+#include "engine/ops/elementwise/scaled_add.h"
+#include "engine/ops/gemm/linear.h"
+#include "engine/ops/norm/rms_norm.h"
+
+namespace pm::cuda {
+namespace block {
+namespace {
+
+constexpr int kWeights = 3 + 2 * 7;  // parameters of a block
+
+// Where the gradients of the parameters go, and how many elements each has.
+struct WeightGrads {
+  float* data[kWeights];
+  int64_t size[kWeights];
+  int64_t total = 0;
+
+  WeightGrads(const MambaBlockGradArgs& grads) {
+    const MambaBlockArgs& a = grads.forward;
+    int i = 0;
+    const auto add = [&](void* pointer, int64_t count) {
+      data[i] = static_cast<float*>(pointer);
+      size[i++] = count;
+      total += count;
+    };
+    add(grads.norm, a.channels);
+    add(grads.in_proj, 2 * a.d_inner * a.channels);
+    add(grads.out_proj, a.channels * a.d_inner);
+    for (const MambaDirectionGradArgs& p : grads.direction) {
+      add(p.conv_weight, a.d_inner * a.d_conv);
+      add(p.conv_bias, a.d_inner);
+      add(p.x_proj, (a.dt_rank + 2 * a.d_state) * a.d_inner);
+      add(p.dt_weight, a.d_inner * a.dt_rank);
+      add(p.dt_bias, a.d_inner);
+      add(p.A_log, a.d_inner * a.d_state);
+      add(p.D_skip, a.d_inner);
+    }
+  }
+  // The same parameters one after the other from `memory`.
+  WeightGrads placed_at(float* memory) const {
+    WeightGrads placed = *this;
+    for (int i = 0; i < kWeights; ++i) {
+      placed.data[i] = memory;
+      memory += size[i];
+    }
+    return placed;
+  }
+  float* norm() const { return data[0]; }
+  float* in_proj() const { return data[1]; }
+  float* out_proj() const { return data[2]; }
+  MambaDirectionGradArgs direction(int p) const {
+    float* const* d = data + 3 + 7 * p;
+    return {d[0], d[1], d[2], d[3], d[4], d[5], d[6]};
+  }
+};
+
+int64_t most_rows(const MambaBlockArgs& args) {
+  const int64_t wide =
+      (16 * args.d_inner + args.channels + 4 * proj_width_of(args)) * static_cast<int64_t>(size_of(args.dtype));
+  const int64_t pairs = 2 * ceil_div(args.d_inner, 96) * 32 * 4 + 2 * args.d_inner * 18 * 4 / kGradChunk;
+  const int64_t budget =
+      kSegmentBytesPerByte * static_cast<int64_t>(size_of(args.dtype)) * (args.batch > 1 ? kBatchFactor : 1);
+  return std::max<int64_t>(budget / (wide + pairs), 4096);
+}
+
+struct Gradient {
+  const MambaBlockGradArgs& grads;
+  const MambaBlockArgs& args;
+  Stream stream;
+  std::vector<Segment> segments;
+  int64_t rows, chunks;  // most rows of a segment; chunks of each sequence
+  int width;             // of a projected row
+  ReorderedProjections x_proj;
+  Prepared prepared;
+  Buffer dy, y, dz, du[2], ddelta[2], du_proj[2];  // (rows, d_inner); dx takes the place of dy
+  Buffer dproj, dt, ddt;                           // of one direction at a time
+
+  Gradient(const MambaBlockGradArgs& g, Stream s)
+      : grads(g),
+        args(g.forward),
+        stream(s),
+        segments(cut(args, most_rows(args), kGradChunk)),
+        rows(most()),
+        chunks(ceil_div(args.seq_len, kGradChunk)),
+        width(proj_width_of(args)),
+        x_proj(args, s),
+        prepared(args, rows, s),
+        dy(wide()),
+        y(wide()),
+        dz(wide()),
+        du{wide(), wide()},
+        ddelta{wide(), wide()},
+        du_proj{wide(), wide()},
+        dproj(s, rows * width, size_of(args.dtype)),
+        dt(s, rows * args.dt_rank, size_of(args.dtype)),
+        ddt(s, rows * args.dt_rank, size_of(args.dtype)) {}
+
+  int64_t most() const {
+    int64_t result = 0;
+    for (const Segment& segment : segments) result = std::max(result, segment.all_rows());
+    return result;
+  }
+  Buffer wide() const { return Buffer(stream, rows * args.d_inner, size_of(args.dtype)); }
+  Sequences sequences(const Segment& segment) const {
+    return sequences_of(args, segment.sequences, segment.tokens, kGradChunk, true);
+  }
+  int64_t first_pair(const Segment& segment) const {
+    return segment.first_sequence * chunks + segment.first_token / kGradChunk;
+  }
+  int64_t first_row(const Segment& segment) const {
+    return segment.first_sequence * args.seq_len + segment.first_token;
+  }
+  const void* dout(const Segment& segment) const {
+    return offset(grads.dout, first_row(segment) * args.channels, args.dtype);
+  }
+
+  void prepare(const Segment& segment) {
+    prepared.run(args, segment, x_proj, true, stream);
+    linear_grad_input({{{dout(segment), args.channels}},
+                       args.out_proj,
+                       dy.at(segment.lead * args.d_inner),
+                       segment.rows(),
+                       args.d_inner,
+                       args.channels,
+                       args.dtype},
+                      stream);
+  }
+  void summarise_segment(const Segment& segment, const Chunks& summaries) {
+    Projected core[2];
+    prepared.core(args, segment, core);
+    const int64_t lead = segment.lead * args.d_inner;
+    // Summaries are made by the threads of the forward scans: their geometry, these chunks.
+    const Sequences s = sequences_of(args, segment.sequences, segment.tokens, kGradChunk, false);
+    summarise_grad(s, args, core, summaries, first_pair(segment), prepared.z.at(lead), dy.at(lead), stream);
+  }
+
+  // Rows of the halo get no gradient from this segment's scans.
+  void clear_halo(const Segment& segment, const Buffer& buffer) {
+    const auto clear = [&](int64_t row, int64_t count) {
+      if (count == 0) return;
+      PM_CUDA_CHECK(cudaMemsetAsync(buffer.at(row * args.d_inner), 0,
+                                    static_cast<size_t>(count * args.d_inner) * size_of(args.dtype), raw(stream)));
+    };
+    clear(0, segment.lead);
+    clear(segment.lead + segment.tokens, segment.trail);
+  }
+
+  // Through both scans, dt_proj and x_proj: du, du_proj, dz, y.
+  void scans(const Segment& segment, const Chunks& entering, const WeightGrads& out) {
+    Projected core[2];
+    prepared.core(args, segment, core);
+    const Sequences s = sequences(segment);
+    const int64_t lead = segment.lead * args.d_inner, count = segment.rows(), parameters = parameter_rows(s);
+    const int64_t padded = scan_parameter_floats(args, parameters);
+    const Scratch<float> pairs(stream, 2 * s.groups * count * 32), partials(stream, 2 * padded);
+    const ScanGrads scan_grads{y.at(lead),
+                               dz.at(lead),
+                               {du[0].at(lead), du[1].at(lead)},
+                               {ddelta[0].at(lead), ddelta[1].at(lead)},
+                               {pairs.get(), pairs.get() + s.groups * count * 32},
+                               {partials.get(), partials.get() + padded}};
+    scan_grad(s, args, core, entering, first_pair(segment), prepared.z.at(lead), dy.at(lead), scan_grads, stream);
+    const Scratch<float> dx_proj(stream, width * args.d_inner);
+    for (int p = 0; p < 2; ++p) {
+      const MambaDirectionGradArgs direction = out.direction(p);
+      sum_parameters(args, p, scan_grads.parameters[p], parameters, direction, stream);
+      const LinearDout from_delta{scan_grads.ddelta[p], args.d_inner};
+      linear_grad_input(
+          {{from_delta}, args.direction[p].dt_weight, ddt.get(), count, args.dt_rank, args.d_inner, args.dtype},
+          stream);
+      gather_pair_grads(s, args, {scan_grads.pairs[p], ddt.get(), core[p].proj, dproj.get(), dt.get()}, stream);
+      linear_grad_weight({{from_delta}, dt.get(), direction.dt_weight, count, args.dt_rank, args.d_inner, args.dtype},
+                         stream);
+      const LinearDout from_proj{dproj.get(), width};
+      linear_grad_input({{from_proj}, x_proj.weight(p), du_proj[p].at(lead), count, args.d_inner, width, args.dtype},
+                        stream);
+      linear_grad_weight({{from_proj}, core[p].u, dx_proj.get(), count, args.d_inner, width, args.dtype}, stream);
+      restore_x_proj(args, dx_proj.get(), direction.x_proj, stream);
+      clear_halo(segment, du[p]);
+      clear_halo(segment, du_proj[p]);
+    }
+    clear_halo(segment, dz);
+    linear_grad_weight(
+        {{{dout(segment), args.channels}}, y.at(lead), out.out_proj(), count, args.d_inner, args.channels, args.dtype},
+        stream);
+  }
+
+  // Through the convolutions, in_proj and the norm, halo included: dtokens.
+  void projections(const Segment& segment, const WeightGrads& out) {
+    const int64_t count = segment.all_rows();
+    void* dx = dy.get();
+    const Sequences all =
+        sequences_of(args, segment.sequences, segment.lead + segment.tokens + segment.trail, kGradChunk, true);
+    const MambaDirectionGradArgs forward = out.direction(0), reverse = out.direction(1);
+    convolve_grad(all, args, prepared.x.get(),
+                  {{du[0].get(), du[1].get()},
+                   {du_proj[0].get(), du_proj[1].get()},
+                   dx,
+                   {static_cast<float*>(forward.conv_weight), static_cast<float*>(reverse.conv_weight)},
+                   {static_cast<float*>(forward.conv_bias), static_cast<float*>(reverse.conv_bias)}},
+                  stream);
+    const std::vector<LinearDout> dxz = {{dx, args.d_inner}, {dz.get(), args.d_inner}};
+    linear_grad_weight({dxz, prepared.hn.get(), out.in_proj(), count, args.channels, 2 * args.d_inner, args.dtype},
+                       stream);
+    void* dhn = y.get();
+    linear_grad_input({dxz, args.in_proj, dhn, count, args.channels, 2 * args.d_inner, args.dtype}, stream);
+    const int64_t at = (first_row(segment) - segment.lead) * args.channels, values = count * args.channels;
+    const bool whole = segment.tokens == args.seq_len;
+    void* dtokens = offset(grads.dtokens, at, args.dtype);
+    void* through_norm = whole ? dtokens : ddelta[0].get();
+    rms_norm_grad({dhn, offset(args.tokens, at, args.dtype), args.norm, through_norm, out.norm(), count, args.channels,
+                   args.norm_eps, args.dtype},
+                  stream);
+    // The residual: already there where segments overlap (run), else added now.
+    const void* rest = whole ? offset(grads.dout, at, args.dtype) : dtokens;
+    scaled_add({through_norm, rest, dtokens, 1.0, 1.0, 0.0, values, args.dtype}, stream);
+  }
+
+  void run() {
+    const ChunkArrays arrays(args, args.batch * chunks, true, stream);
+    const Chunks entering = arrays.chunks();
+    const bool once = segments.size() == 1;
+    for (const Segment& segment : segments) {
+      prepare(segment);
+      summarise_segment(segment, entering);
+    }
+    carry(args, args.batch, chunks, entering, stream);
+    if (segments[0].tokens < args.seq_len) {
+      PM_CUDA_CHECK(
+          cudaMemcpyAsync(grads.dtokens, grads.dout,
+                          static_cast<size_t>(args.batch * args.seq_len * args.channels) * size_of(args.dtype),
+                          cudaMemcpyDeviceToDevice, raw(stream)));
+    }
+    const WeightGrads result(grads);
+    const Scratch<float> memory(stream, once ? 0 : 2 * result.total);
+    for (size_t i = 0; i < segments.size(); ++i) {
+      if (!once) prepare(segments[i]);
+      const WeightGrads out = once ? result : result.placed_at(memory.get() + (i == 0 ? 0 : result.total));
+      scans(segments[i], entering, out);
+      projections(segments[i], out);
+      if (i > 0) {
+        scaled_add({memory.get(), memory.get() + result.total, memory.get(), 1.0, 1.0, 0.0, result.total, DType::f32},
+                   stream);
+      }
+    }
+    if (once) return;
+    const WeightGrads sum = result.placed_at(memory.get());
+    for (int i = 0; i < kWeights; ++i) {
+      PM_CUDA_CHECK(cudaMemcpyAsync(result.data[i], sum.data[i], static_cast<size_t>(result.size[i]) * sizeof(float),
+                                    cudaMemcpyDeviceToDevice, raw(stream)));
+    }
+  }
+};
+
+}  // namespace
+}  // namespace block
+
+void mamba_block_grad(const MambaBlockGradArgs& grads, Stream stream) { block::Gradient(grads, stream).run(); }
+
+}  // namespace pm::cuda

@@ -1,0 +1,298 @@
+#include <algorithm>
+#include <limits>
+
+#include "autograd/ops/mamba_block.h"
+#include "tests/support/mamba.h"
+
+namespace pm::test {
+namespace {
+
+GradFn block(bool divide_out = false) {
+  return [divide_out](Context& ctx, const std::vector<Variable>& v) {
+    return mamba_block(ctx, v[0], block_parameters(v), {1e-5, divide_out});
+  };
+}
+
+ops::MambaDirectionWeights direction_weights(const std::vector<Tensor>& v, size_t first) {
+  return {v[first], v[first + 1], v[first + 2], v[first + 3], v[first + 4], v[first + 5], v[first + 6]};
+}
+ops::MambaBlockWeights weights_of(const std::vector<Tensor>& v) {
+  return {v[1], v[2], v[3], {direction_weights(v, 4), direction_weights(v, 11)}};
+}
+
+std::vector<Tensor> on_device(Context& ctx, const std::vector<Tensor>& values, DType dtype) {
+  std::vector<Tensor> moved;
+  for (const Tensor& value : values) moved.push_back(on(ctx, value, moved.empty() ? dtype : param_dtype(dtype)));
+  return moved;
+}
+
+// The output and every gradient on `ctx` against CPU double.
+void check_against_double(Context& ctx, const BlockShape& shape, DType dtype, bool divide_out = false) {
+  CAPTURE(to_string(dtype), shape.str(), divide_out);
+  const GradFn fn = block(divide_out);
+  check_block(run_block_with_gradients(ctx, fn, shape, dtype), run_block_in_double(fn, shape, dtype), dtype);
+}
+
+void check_two_runs(Context& ctx, const BlockShape& shape, DType dtype) {
+  CAPTURE(to_string(dtype), shape.str());
+  const std::vector<Tensor> first = run_block_with_gradients(ctx, block(), shape, dtype);
+  const std::vector<Tensor> second = run_block_with_gradients(ctx, block(), shape, dtype);
+  check_same_bits(first[0], second[0], "out");
+  for (size_t i = 1; i < first.size(); ++i) check_same_bits(first[i], second[i], block_value_name(i - 1));
+}
+
+// The flipped sequence through a block whose directions have changed places gives the flipped output.
+void check_flip(Context& ctx, const BlockShape& shape, DType dtype, double allowed) {
+  CAPTURE(to_string(dtype), shape.str());
+  const std::vector<Tensor> values = block_values(shape, dtype);
+  std::vector<Tensor> mirrored = values;
+  mirrored[0] = flipped_tokens(values[0]);
+  std::swap_ranges(mirrored.begin() + 4, mirrored.begin() + 11, mirrored.begin() + 11);
+  const auto run = [&](const std::vector<Tensor>& v) {
+    const std::vector<Tensor> moved = on_device(ctx, v, dtype);
+    return ops::mamba_block(ctx, moved[0], weights_of(moved), {});
+  };
+  const auto run_grad = [&](const Tensor& dout, const std::vector<Tensor>& v) {
+    const std::vector<Tensor> moved = on_device(ctx, v, dtype);
+    return ops::mamba_block_grad(ctx, on(ctx, dout, dtype), moved[0], weights_of(moved), {});
+  };
+  check_close(flipped_tokens(widen(run(mirrored))), widen(run(values)), allowed, "out");
+  const Tensor dout = normal(99, values[0].shape(), 1.0, dtype);
+  const ops::MambaBlockGrads plain = run_grad(dout, values), flipped = run_grad(flipped_tokens(dout), mirrored);
+  check_close(flipped_tokens(widen(flipped.dtokens)), widen(plain.dtokens), allowed, "dtokens");
+  check_close(flipped.dweights.in_proj, widen(plain.dweights.in_proj), allowed, "in_proj");
+  for (const int p : {0, 1}) {
+    const ops::MambaDirectionWeights &actual = flipped.dweights.direction[1 - p], &wanted = plain.dweights.direction[p];
+    check_close(actual.conv_weight, widen(wanted.conv_weight), allowed, "conv_weight");
+    check_close(actual.x_proj, widen(wanted.x_proj), allowed, "x_proj");
+    check_close(actual.A_log, widen(wanted.A_log), allowed, "A_log");
+  }
+}
+
+// Other tokens, even infinite ones, in one batch entry leave the bits of the others as they are.
+void check_batch_entries_are_apart(Context& ctx, const BlockShape& shape, DType dtype) {
+  CAPTURE(to_string(dtype), shape.str());
+  std::vector<Tensor> values = block_values(shape, dtype);
+  const Tensor dout = on(ctx, normal(99, values[0].shape(), 1.0, dtype), dtype);
+  const auto run = [&] {
+    const std::vector<Tensor> moved = on_device(ctx, values, dtype);
+    return std::vector<Tensor>{ops::mamba_block(ctx, moved[0], weights_of(moved), {}),
+                               ops::mamba_block_grad(ctx, dout, moved[0], weights_of(moved), {}).dtokens};
+  };
+  const std::vector<Tensor> before = run();
+  std::vector<double> tokens = values[0].to_host<double>();
+  const auto entry = static_cast<std::ptrdiff_t>(shape.seq_len * shape.channels);
+  std::fill(tokens.begin() + entry, tokens.begin() + 2 * entry, std::numeric_limits<double>::infinity());
+  values[0] = Tensor::from_host(cpu(), values[0].shape(), tokens);
+  const std::vector<Tensor> after = run();
+  for (size_t i = 0; i < before.size(); ++i) {
+    for (int64_t b = 0; b < shape.batch; ++b) {
+      if (b == 1) continue;
+      check_same_bits(after[i].rows(b, b + 1), before[i].rows(b, b + 1), i == 0 ? "out" : "dtokens");
+    }
+  }
+}
+
+}  // namespace
+
+// ---------------------------------------------------------------- CPU
+TEST_CASE("mamba_block gradient", "[cpu][grad]") {
+  const BlockShape shape =
+      GENERATE(BlockShape{1, 1, 1, 1, 1, 1, 1}, BlockShape{1, 1, 3, 6, 16, 4, 1}, BlockShape{2, 5, 3, 6, 4, 4, 1},
+               BlockShape{1, 11, 6, 7, 3, 2, 2}, BlockShape{3, 2, 5, 3, 5, 8, 4}, BlockShape{1, 9, 17, 34, 2, 4, 2},
+               BlockShape{1, 37, 2, 4, 16, 3, 1});
+  const bool divide_out = GENERATE(false, true);
+  CAPTURE(shape.str(), divide_out);
+  GradcheckOptions options;
+  options.full_limit = 60;
+  options.projections = 3;
+  check_gradient(block(divide_out), block_values(shape, DType::f64), options);
+}
+
+TEST_CASE("mamba_block in cpu float equals cpu double", "[cpu]") {
+  const int64_t channels = GENERATE(3, 12, 96);
+  const int64_t seq_len = GENERATE(1, 3, 65, 300);
+  check_against_double(cpu(), published_shape(2, seq_len, channels), DType::f32, seq_len == 65);
+}
+
+TEST_CASE("mamba_block of the flipped sequence with the directions swapped is flipped", "[cpu]") {
+  check_flip(cpu(), BlockShape{2, 71, 5, 10, 16, 4, 1}, DType::f64, tolerance(DType::f64));
+}
+
+TEST_CASE("mamba_block keeps batch entries apart", "[cpu]") {
+  check_batch_entries_are_apart(cpu(), published_shape(3, 67, 6), GENERATE(DType::f32, DType::f64));
+}
+
+TEST_CASE("mamba_block on the cpu gives the same bits twice", "[cpu]") {
+  check_two_runs(cpu(), published_shape(2, 201, 24), GENERATE(DType::f32, DType::f64));
+}
+
+TEST_CASE("mamba_block with out_proj zero passes the tokens on", "[cpu]") {
+  std::vector<Tensor> values = block_values(published_shape(2, 9, 3), DType::f64);
+  values[3] = Tensor::zeros(cpu(), values[3].shape(), DType::f64);
+  check_same_bits(ops::mamba_block(cpu(), values[0], weights_of(values), {}), values[0], "out");
+}
+
+TEST_CASE("mamba_block halves the sum of both directions with divide_out", "[cpu]") {
+  const std::vector<Tensor> values = block_values(published_shape(1, 7, 3), DType::f64);
+  const auto change = [&](bool divide_out) {
+    std::vector<double> out =
+        ops::mamba_block(cpu(), values[0], weights_of(values), {1e-5, divide_out}).to_host<double>();
+    const std::vector<double> tokens = values[0].to_host<double>();
+    for (size_t i = 0; i < out.size(); ++i) out[i] = (out[i] - tokens[i]) * (divide_out ? 2.0 : 1.0);
+    return Tensor::from_host(cpu(), values[0].shape(), out);
+  };
+  check_close(change(true), change(false), 1e-13);
+}
+
+// One convolution for both directions: the parameter occurs twice and gets the sum of both gradients.
+TEST_CASE("mamba_block adds the gradients of a parameter that both directions share", "[cpu][grad]") {
+  std::vector<Tensor> values = block_values(published_shape(2, 13, 3), DType::f64);
+  values[11] = values[4];
+  values[12] = values[5];
+  const Tensor dout = normal(99, values[0].shape());
+  std::vector<Variable> apart, shared;
+  for (const Tensor& value : values) apart.emplace_back(value, true);
+  for (const Tensor& value : values) shared.emplace_back(value, true);
+  shared[11] = shared[4];
+  shared[12] = shared[5];
+  backward(cpu(), block()(cpu(), apart), dout);
+  backward(cpu(), block()(cpu(), shared), dout);
+  for (const size_t i : {4, 5}) {
+    const std::vector<double> first = apart[i].grad().to_host<double>(), second = apart[i + 7].grad().to_host<double>();
+    std::vector<double> sum(first.size());
+    std::transform(first.begin(), first.end(), second.begin(), sum.begin(), std::plus<>());
+    check_close(shared[i].grad(), Tensor::from_host(cpu(), apart[i].shape(), sum), 1e-14, block_value_name(i));
+  }
+}
+
+TEST_CASE("mamba_block keeps nothing but its inputs for the backward pass", "[cpu]") {
+  std::vector<Variable> leaves;
+  for (const Tensor& value : block_values(published_shape(1, 33, 3), DType::f32)) {
+    leaves.emplace_back(on(cpu(), value, DType::f32), true);
+  }
+  const int64_t before = cpu().backend().memory().allocations;
+  Variable out = block()(cpu(), leaves);
+  CHECK(cpu().backend().memory().allocations == before + 1);  // the output
+  CHECK(cpu().live_nodes()->load() == 1);
+  backward(cpu(), out, on(cpu(), normal(99, out.shape()), DType::f32));
+  out = Variable();
+  CHECK(cpu().live_nodes()->load() == 0);
+}
+
+TEST_CASE("mamba_block of no tokens has zero parameter gradients", "[cpu]") {
+  const BlockShape shape = GENERATE(BlockShape{0, 5, 3, 6, 16, 4, 1}, BlockShape{2, 0, 3, 6, 16, 4, 1});
+  CAPTURE(shape.str());
+  const std::vector<Tensor> results = run_block_with_gradients(cpu(), block(), shape, DType::f64);
+  CHECK(results[0].numel() == 0);
+  for (size_t i = 2; i < results.size(); ++i) {
+    check_close(results[i], Tensor::zeros(cpu(), results[i].shape(), DType::f64), 0.0, block_value_name(i - 1));
+  }
+}
+
+TEST_CASE("mamba_block names what does not match", "[cpu]") {
+  const BlockShape shape{2, 5, 3, 6, 4, 4, 2};
+  const std::vector<Tensor> good = block_values(shape, DType::f64);
+  const auto run = [](const std::vector<Tensor>& v) { return ops::mamba_block(cpu(), v[0], weights_of(v), {}); };
+  CHECK_NOTHROW(run(good));
+  for (size_t i = 0; i < good.size(); ++i) {
+    CAPTURE(block_value_name(i));
+    std::vector<Tensor> bad = good;
+    bad[i] = normal(1, Shape{2});  // of the wrong length, and for most of the wrong rank
+    CHECK_THROWS_AS(run(bad), ShapeError);
+    CHECK_THROWS_AS(ops::mamba_block_covers(cpu(), bad[0], weights_of(bad)), ShapeError);
+    bad[i] = Tensor();
+    CHECK_THROWS_AS(run(bad), Error);
+    if (i == 0) continue;
+    bad[i] = on(cpu(), good[i], DType::f32);
+    CHECK_THROWS_AS(run(bad), DTypeError);
+  }
+  std::vector<Tensor> bad = good;
+  bad[16] = normal(1, {6, 5});
+  CHECK_THROWS_WITH(run(bad), ContainsSubstring("mamba_block reverse: A_log must have shape"));
+  CHECK_THROWS_AS(ops::mamba_block_grad(cpu(), normal(1, {2, 4, 3}), good[0], weights_of(good), {}), ShapeError);
+  CHECK_THROWS_AS(run(block_values({1, 2, 3, 6, 65, 4, 1}, DType::f64)), ShapeError);
+  CHECK_THROWS_AS(run(block_values({1, 2, 3, 6, 4, 9, 1}, DType::f64)), ShapeError);
+}
+
+TEST_CASE("mamba_block covers every shape on the cpu", "[cpu]") {
+  const std::vector<Tensor> values = block_values({1, 2, 5, 7, 64, 8, 3}, DType::f64);
+  CHECK(ops::mamba_block_covers(cpu(), values[0], weights_of(values)));
+}
+
+// ---------------------------------------------------------------- CUDA
+TEST_CASE("mamba_block on cuda equals cpu double at every width", "[cuda]") {
+  const auto dtype = GENERATE(DType::f32, DType::bf16);
+  const int64_t channels = GENERATE(3, 6, 12, 24, 48, 96, 192, 384);
+  const int64_t seq_len = GENERATE(1, 65);
+  check_against_double(cuda(), published_shape(seq_len == 1 ? 3 : 1, seq_len, channels), dtype, channels % 4 == 0);
+}
+
+// Lengths around powers of two, where chunks and tiles end; 777 makes many of them.
+TEST_CASE("mamba_block on cuda equals cpu double at every length", "[cuda]") {
+  const auto dtype = GENERATE(DType::f32, DType::bf16);
+  const int64_t channels = GENERATE(3, 12, 48);
+  const int64_t seq_len = GENERATE(0, 1, 2, 3, 4, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 130, 257, 777);
+  check_against_double(cuda(), published_shape(seq_len % 2 == 0 ? 1 : 3, seq_len, channels), dtype);
+}
+
+TEST_CASE("mamba_block on cuda equals cpu double at every width and length", "[cuda][slow]") {
+  const auto dtype = GENERATE(DType::f32, DType::bf16);
+  const int64_t channels = GENERATE(3, 6, 12, 24, 48, 96, 192, 384);
+  const int64_t seq_len = GENERATE(3, 63, 64, 130, 777);
+  const int64_t batch = GENERATE(1, 3);
+  check_against_double(cuda(), published_shape(batch, seq_len, channels), dtype, seq_len == 130);
+}
+
+TEST_CASE("mamba_block on cuda equals cpu double on long inputs and many batch entries", "[cuda][slow]") {
+  const auto dtype = GENERATE(DType::f32, DType::bf16);
+  const BlockShape shape =
+      GENERATE(published_shape(1, 50'433, 3), published_shape(2, 10'011, 6), published_shape(1, 12'609, 12),
+               published_shape(1, 3'137, 96), published_shape(65, 65, 24), published_shape(300, 3, 3));
+  check_against_double(cuda(), shape, dtype);
+}
+
+// Shapes beside the published ones: either the kernels take them, or the operator says so and the block is composed.
+TEST_CASE("mamba_block on cuda computes or refuses other shapes", "[cuda]") {
+  const auto dtype = GENERATE(DType::f32, DType::bf16);
+  const BlockShape shape =
+      GENERATE(BlockShape{2, 70, 1, 1, 1, 1, 1}, BlockShape{2, 70, 3, 6, 8, 4, 1}, BlockShape{2, 70, 3, 6, 64, 4, 1},
+               BlockShape{2, 70, 3, 6, 16, 2, 1}, BlockShape{2, 70, 3, 6, 16, 8, 1}, BlockShape{2, 70, 3, 6, 16, 4, 2},
+               BlockShape{2, 70, 3, 3, 16, 4, 1}, BlockShape{2, 70, 6, 24, 16, 4, 1},
+               BlockShape{2, 70, 5, 10, 16, 4, 1}, BlockShape{2, 70, 17, 34, 16, 4, 2},
+               BlockShape{2, 70, 100, 200, 16, 4, 7}, BlockShape{1, 40, 400, 800, 16, 4, 25});
+  CAPTURE(to_string(dtype), shape.str());
+  const std::vector<Tensor> values = on_device(cuda(), block_values(shape, dtype), dtype);
+  if (ops::mamba_block_covers(cuda(), values[0], weights_of(values))) {
+    check_against_double(cuda(), shape, dtype);
+  } else {
+    CHECK_THROWS_AS(ops::mamba_block(cuda(), values[0], weights_of(values), {}), ShapeError);
+    CHECK_THROWS_AS(ops::mamba_block_grad(cuda(), values[0], values[0], weights_of(values), {}), ShapeError);
+  }
+}
+
+TEST_CASE("mamba_block on cuda covers the published widths", "[cuda]") {
+  const auto dtype = GENERATE(DType::f32, DType::bf16);
+  const int64_t channels = GENERATE(3, 6, 12, 24, 48, 96, 192, 384);
+  CAPTURE(to_string(dtype), channels);
+  const std::vector<Tensor> values = on_device(cuda(), block_values(published_shape(1, 2, channels), dtype), dtype);
+  CHECK(ops::mamba_block_covers(cuda(), values[0], weights_of(values)));
+}
+
+TEST_CASE("mamba_block on cuda of the flipped sequence with the directions swapped is flipped", "[cuda]") {
+  const int64_t channels = GENERATE(3, 24, 96);
+  check_flip(cuda(), published_shape(2, 331, channels), DType::f32, 5e-5);
+}
+
+TEST_CASE("mamba_block on cuda keeps batch entries apart", "[cuda]") {
+  const auto dtype = GENERATE(DType::f32, DType::bf16);
+  check_batch_entries_are_apart(cuda(), published_shape(3, 203, GENERATE(3, 24, 96)), dtype);
+}
+
+TEST_CASE("mamba_block on cuda gives the same bits twice", "[cuda]") {
+  const auto dtype = GENERATE(DType::f32, DType::bf16);
+  const int64_t channels = GENERATE(3, 6, 12, 24, 48, 96, 192, 384);
+  check_two_runs(cuda(), published_shape(2, 501, channels), dtype);
+}
+
+}  // namespace pm::test
