@@ -1,5 +1,6 @@
 #include "apps/common.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <charconv>
@@ -128,11 +129,12 @@ std::string byte_size(double bytes) {
   return bytes < 1e9 ? fmt::format("{:.1f} MB", bytes / 1e6) : fmt::format("{:.2f} GB", bytes / 1e9);
 }
 
-Progress::Progress(std::string label, int64_t total)
-    : label_(std::move(label)), total_(total), start_(now_seconds()), terminal_(isatty(STDERR_FILENO) != 0) {}
+Progress::Progress(std::string label, int64_t total, int64_t done, std::string unit)
+    : label_(std::move(label)), unit_(std::move(unit)), total_(total), first_(done), start_(now_seconds()),
+      terminal_(isatty(STDERR_FILENO) != 0) {}
 
 Progress::~Progress() {
-  if (terminal_) std::fputc('\n', stderr);
+  if (drawn_) std::fputc('\n', stderr);
 }
 
 void Progress::update(int64_t done, const std::string& detail) {
@@ -140,11 +142,24 @@ void Progress::update(int64_t done, const std::string& detail) {
   if (!terminal_ && done < total_ && now - last_printed_ < 10.0) return;
   last_printed_ = now;
   const double elapsed = now - start_;
-  const double rate = elapsed > 0.0 ? static_cast<double>(done) / elapsed : 0.0;
+  const double rate = elapsed > 0.0 ? static_cast<double>(done - first_) / elapsed : 0.0;
   const std::string left = rate > 0.0 ? duration(static_cast<double>(total_ - done) / rate) : "?";
-  fmt::print(stderr, "{}{} {}/{}  {}  {:.2f}/s  {} left{}", terminal_ ? "\r" : "", label_, done, total_, detail, rate,
-             left, terminal_ ? "\x1b[K" : "\n");
+  std::string line = fmt::format("{} {}/{}  {:.2f}{}/s  {} left  {}", label_, done, total_, rate, unit_, left, detail);
+  if (terminal_) {
+    winsize window{};
+    const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1;
+    if (known && line.size() >= window.ws_col) line.resize(window.ws_col - 1);  // a line that wraps cannot be redrawn
+    fmt::print(stderr, "\r{}\x1b[K", line);
+    drawn_ = true;
+  } else {
+    fmt::print(stderr, "{}\n", line);
+  }
   std::fflush(stderr);
+}
+
+void Progress::note(const std::string& text) {
+  fmt::print(stderr, "{}{}\n", drawn_ ? "\r\x1b[K" : "", text);
+  drawn_ = false;
 }
 
 }  // namespace pm::app

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "engine/core/error.h"
 #include "engine/core/tensor.h"
@@ -40,18 +41,21 @@ PixelMamba load_model(Context& ctx, const std::string& model, const RunOptions& 
 // One line on stderr that redraws itself on a terminal; elsewhere a line at most every ten seconds, and the last.
 class Progress {
  public:
-  Progress(std::string label, int64_t total);
+  // `done` of `total` lie behind already: a run that goes on. `unit` follows the number in the rate.
+  Progress(std::string label, int64_t total, int64_t done = 0, std::string unit = "");
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
   void update(int64_t done, const std::string& detail);
+  // A line that stays.
+  void note(const std::string& text);
 
  private:
-  std::string label_;
-  int64_t total_;
+  std::string label_, unit_;
+  int64_t total_, first_;
   double start_;
   double last_printed_ = 0.0;
-  bool terminal_;
+  bool terminal_, drawn_ = false;
 };
 
 // For options that take a finite number above 0. (CLI11's own check answers with all 309 digits of the largest double.)
@@ -66,6 +70,7 @@ std::string byte_size(double bytes);
 
 // Each adds one subcommand and stores the exit code when it was chosen and has run.
 struct Command {
+  std::vector<std::string> arguments;  // as typed, without the program's name
   int exit_code = kDone;
 };
 void add_infer(CLI::App& app, Command& command);

@@ -17,6 +17,7 @@ constexpr const char* kExamples = R"(pixel-mamba: trains and runs the Pixel-Mamb
 Examples
   pixel-mamba infer slide.svs --model 6m --out result        prediction and embedding of one slide
   pixel-mamba finetune slides.csv --out run                  fine-tune on a table of slides
+  pixel-mamba finetune slides.csv --folds 5 --out cv         five-fold cross validation; --resume goes on after a stop
   pixel-mamba infer new.svs --model run/model --json         predict with the model just trained
   pixel-mamba evaluate predictions.csv --task survival       c-index, Kaplan-Meier, log-rank of predictions
   pixel-mamba inspect slide.svs                              sizes, levels, micrometres per pixel
@@ -113,6 +114,7 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", std::string("pixel-mamba ") + PM_VERSION);
   app.require_subcommand(0, 1);
   pm::app::Command command;
+  command.arguments = {argv + 1, argv + argc};
   pm::app::add_infer(app, command);
   pm::app::add_finetune(app, command);
   pm::app::add_evaluate(app, command);
@@ -147,6 +149,8 @@ int main(int argc, char** argv) {
   } catch (const pm::OutOfMemoryError& error) {
     return fail(ExitCode::kOutOfResources, error,
                 "to make it fit: a coarser --mpp, --precision bf16 on the GPU, or a device with more memory");
+  } catch (const pm::StorageError& error) {
+    return fail(ExitCode::kOutOfResources, error, "what was saved before is unharmed; free some space, or write to another disk");
   } catch (const pm::IoError& error) {
     return fail(ExitCode::kRejected, error);
   } catch (const pm::ConfigError& error) {

@@ -45,6 +45,15 @@ void Variable::clear_grad() {
   if (edge_.leaf != nullptr) edge_.leaf->grad = Tensor();
 }
 
+void Variable::set_grad(Tensor grad) {
+  PM_CHECK(edge_.leaf != nullptr, Error, "only a leaf created with requires_grad has a gradient");
+  PM_CHECK(grad.shape() == value_.shape(), ShapeError, "a gradient of shape {} does not fit a value of shape {}",
+           grad.shape().str(), value_.shape().str());
+  PM_CHECK(grad.dtype() == value_.dtype(), DTypeError, "a gradient of type {} does not fit a value of type {}",
+           to_string(grad.dtype()), to_string(value_.dtype()));
+  edge_.leaf->grad = std::move(grad);
+}
+
 std::vector<Variable> record_outputs(Context&, std::vector<Tensor> outs, std::shared_ptr<Node> node) {
   std::vector<Variable> variables;
   for (size_t i = 0; i < outs.size(); ++i) {

@@ -55,6 +55,9 @@ class Variable {
   // Throws Error on a variable that is no leaf with requires_grad.
   const Tensor& grad() const;
   void clear_grad();
+  // Takes up an accumulated gradient again, for example from a checkpoint: value's shape and dtype. Throws Error on a variable
+  // that is no leaf with requires_grad, ShapeError, DTypeError.
+  void set_grad(Tensor grad);
 
  private:
   friend std::vector<Variable> record_outputs(Context&, std::vector<Tensor>, std::shared_ptr<Node>);

@@ -40,6 +40,12 @@ class IoError : public Error {
   using Error::Error;
 };
 
+// The disk refuses what is written: it is full, over quota or failing. What was there before is unharmed.
+class StorageError : public IoError {
+ public:
+  using IoError::IoError;
+};
+
 // A configuration value is missing, unknown or out of range.
 class ConfigError : public Error {
  public:

@@ -26,11 +26,11 @@ PixelMamba read_model(Context& ctx, const std::string& folder, DType activation)
   return model;
 }
 
-void write_model(const std::string& folder, const PixelMamba& model) {
+void write_model(const std::string& folder, const PixelMamba& model, FileOps& ops) {
   make_folder(folder);
   Context host(make_backend(Device::cpu()));
-  write_safetensors(folder + "/model.safetensors", model.weights(host));
-  write_file_atomically(folder + "/config.json", model_config_to_json(model.config()).dump(1) + "\n");
+  write_safetensors(folder + "/model.safetensors", model.weights(host), {}, ops);
+  write_file_atomically(folder + "/config.json", model_config_to_json(model.config()).dump(1) + "\n", ops);
 }
 
 }  // namespace pm::io

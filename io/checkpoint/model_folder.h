@@ -2,6 +2,7 @@
 #pragma once
 #include <string>
 
+#include "io/data/file_ops.h"
 #include "layers/model/pixel_mamba.h"
 
 namespace pm::io {
@@ -10,7 +11,7 @@ namespace pm::io {
 // that do not fit; both name the file.
 PixelMamba read_model(Context& ctx, const std::string& folder, DType activation);
 
-// Writes both files, each atomically; weights as f32. Creates the folder. Throws IoError.
-void write_model(const std::string& folder, const PixelMamba& model);
+// Writes both files, each atomically; weights as f32. Creates the folder. Throws IoError, StorageError.
+void write_model(const std::string& folder, const PixelMamba& model, FileOps& ops = posix_file_ops());
 
 }  // namespace pm::io

@@ -301,11 +301,11 @@ std::map<std::string, Tensor> read_safetensors(Context& host, const std::string&
 }
 
 void write_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors,
-                       const std::map<std::string, std::string>& metadata) {
+                       const std::map<std::string, std::string>& metadata, FileOps& ops) {
   const std::vector<NamedTensor> order = writing_order(path, tensors);
   const std::string header = header_text(path, order, metadata);
   const uint64_t length = header.size();
-  AtomicFile file(path);
+  AtomicFile file(path, ops);
   file.write(&length, sizeof(length));
   file.write(header);
   std::vector<std::byte> bytes;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "engine/core/tensor.h"
+#include "io/data/file_ops.h"
 
 namespace pm::io {
 
@@ -33,6 +34,6 @@ SafetensorsHeader read_safetensors_header(const std::string& path);
 std::map<std::string, Tensor> read_safetensors(Context& host, const std::string& path);
 // Tensors of any device. The file appears whole or not at all; the same tensors give the same bytes. Throws IoError.
 void write_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors,
-                       const std::map<std::string, std::string>& metadata = {});
+                       const std::map<std::string, std::string>& metadata = {}, FileOps& ops = posix_file_ops());
 
 }  // namespace pm::io

@@ -5,12 +5,15 @@
 #include <string>
 #include <string_view>
 
+#include "io/data/file_ops.h"
+
 namespace pm::io {
 
 class AtomicFile {
  public:
-  // Opens the temporary file. Throws IoError when the folder is missing or not writable, or `path` is no regular file.
-  explicit AtomicFile(const std::string& path);
+  // Opens the temporary file. Throws IoError when the folder is missing or not writable, or `path` is no regular file;
+  // from here on StorageError when the disk refuses. `ops` must outlive this object.
+  explicit AtomicFile(const std::string& path, FileOps& ops = posix_file_ops());
   // Without commit() the temporary file is removed and a former file stays as it was.
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
@@ -25,12 +28,13 @@ class AtomicFile {
   void commit();
 
  private:
+  FileOps& ops_;
   std::string path_, temporary_;
   int descriptor_ = -1;
 };
 
 // The whole contents of a file in one call.
-void write_file_atomically(const std::string& path, std::string_view contents);
+void write_file_atomically(const std::string& path, std::string_view contents, FileOps& ops = posix_file_ops());
 // The folder and its parents, as far as they are missing. Throws IoError when that fails.
 void make_folder(const std::string& path);
 

@@ -11,6 +11,7 @@
 #include "autograd/ops/region_fusion.h"
 #include "autograd/ops/region_mean.h"
 #include "autograd/ops/rms_norm.h"
+#include "autograd/ops/scaled_add.h"
 #include "autograd/ops/serialize.h"
 #include "autograd/ops/token_expansion.h"
 #include "engine/core/check.h"
@@ -106,6 +107,15 @@ PixelMamba::PixelMamba(Context& ctx, ModelConfig config, DType activation, uint6
   }
 }
 
+namespace {
+
+// Probability with which a layer leaves its block out: rises linearly from 0 in the first to `rate` in the last.
+double drop_probability(double rate, size_t layer, size_t layers) {
+  return layers > 1 ? rate * static_cast<double>(layer) / static_cast<double>(layers - 1) : rate;
+}
+
+}  // namespace
+
 // Region fusion and token expansion after layer i, in one pass where both are due.
 Variable PixelMamba::shrink(Context& ctx, const Variable& tokens, size_t i, int64_t k, int64_t& region_h,
                             int64_t& region_w, const ForwardOptions& options, ForwardResult& result) const {
@@ -134,15 +144,24 @@ Variable PixelMamba::run_layers(Context& ctx, Variable tokens, const ForwardOpti
     const int64_t batch = shape[0], n_regions = shape[1], region_len = shape[2], channels = shape[3];
     const Variable sequence = reshape(ctx, tokens, {batch, n_regions * region_len, channels});
     tokens = Variable();  // from here on only the block's input keeps this memory
-    tokens = reshape(ctx, blocks_[i](ctx, sequence, options.recompute), shape);
+    const double drop = drop_probability(options.drop_path, i, blocks_.size());
+    Variable mixed = sequence;
+    if (drop == 0.0 || uniform_at(ctx.rng().next(), 0) >= drop) {
+      mixed = blocks_[i](ctx, sequence, options.recompute);
+      if (drop > 0.0) mixed = scaled_add(ctx, mixed, 1.0 / (1.0 - drop), sequence, 1.0 - 1.0 / (1.0 - drop));
+    }
+    tokens = reshape(ctx, mixed, shape);
 
     const int64_t k = config_.fusion_k(result.regions, n_regions);
     tokens = shrink(ctx, tokens, i, k, region_h, region_w, options, result);
+    if (options.observe) options.observe(static_cast<int64_t>(i), tokens.value());
   }
   return tokens;
 }
 
 ForwardResult PixelMamba::forward(Context& ctx, const Variable& image, const ForwardOptions& options) const {
+  PM_CHECK(options.drop_path >= 0.0 && options.drop_path < 1.0, ConfigError, "drop_path must be 0 or more and below 1, got {}",
+           options.drop_path);
   ForwardResult result;
   Variable tokens = serialize(ctx, image, cls_token_, {config_.region_size, config_.scan, activation_});
   result.regions = tokens.shape()[1];

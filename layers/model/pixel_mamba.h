@@ -1,6 +1,7 @@
 // The Pixel-Mamba network: pixels to tokens, layers of Mamba block, region fusion and token expansion, mean of the
 // remaining regions' CLS tokens, head.
 #pragma once
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -20,6 +21,12 @@ struct Parameter {
 struct ForwardOptions {
   bool recompute = true;     // keep only each block's input between forward and backward (see MambaBlock)
   bool fusion_maps = false;  // return the merge map of every layer
+  // Stochastic depth (Huang et al., ECCV 2016), for training: layer i of n leaves its block out with probability
+  // drop_path * i / (n - 1), drawn from ctx.rng() once per layer and pass; what a block adds is scaled by 1 / (1 - probability)
+  // otherwise. In [0, 1).
+  double drop_path = 0.0;
+  // Called with the tokens that each layer hands on, (batch, regions, region_len, channels).
+  std::function<void(int64_t layer, const Tensor& tokens)> observe;
 };
 
 struct ForwardResult {

@@ -1,6 +1,7 @@
 #include "autograd/ops/cross_entropy.h"
 #include "autograd/ops/survival_nll.h"
 #include "engine/core/check.h"
+#include "engine/ops/elementwise/scaled_add.h"
 #include "engine/ops/loss/cross_entropy.h"
 #include "io/checkpoint/model_folder.h"
 #include "io/checkpoint/safetensors.h"
@@ -229,6 +230,73 @@ TEST_CASE("a table other than the published ones trains too", "[cpu][grad]") {
   options.projections = 3;
   check_gradient([&](Context& ctx, const std::vector<Variable>& v) { return model.forward(ctx, v[0]).logits; },
                  {normal(4, {1, 3, 8, 16})}, options);
+}
+
+TEST_CASE("drop path leaves blocks out at random and scales the others", "[cpu]") {
+  ModelConfig config = tiny_config();
+  config.layers = {{3, {}}, {3, {}}};
+  PixelMamba model(cpu(), config, DType::f64, 3);
+  const Variable image(uniform(5, {1, 3, 8, 8}, -1.0, 1.0));
+  const NoGrad no_grad(cpu());
+  // The tokens after each layer.
+  const auto run = [&](double drop_path) {
+    std::vector<Tensor> tokens;
+    ForwardOptions options;
+    options.drop_path = drop_path;
+    options.observe = [&](int64_t layer, const Tensor& t) {
+      CHECK(layer == static_cast<int64_t>(tokens.size()));
+      tokens.push_back(t.copy_to(cpu()));
+    };
+    model.forward(cpu(), image, options);
+    return tokens;
+  };
+  const RngState before = cpu().rng().state();
+  const std::vector<Tensor> whole = run(0.0);
+  CHECK(cpu().rng().state() == before);  // prediction draws nothing
+  const double rate = 0.25;              // of the second layer; the first is never left out
+  const Tensor scaled = ops::scaled_add(cpu(), whole[1], 1.0 / (1.0 - rate), whole[0], 1.0 - 1.0 / (1.0 - rate));
+  int dropped = 0;
+  constexpr int kPasses = 200;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const std::vector<Tensor> tokens = run(rate);
+    check_same_bits(tokens[0], whole[0]);
+    const bool out = relative_error(tokens[1], whole[0]) == 0.0;
+    dropped += out ? 1 : 0;
+    if (!out) check_close(tokens[1], scaled, 1e-14);
+  }
+  CHECK(dropped > 25);  // 50 expected, deviation 6
+  CHECK(dropped < 75);
+  cpu().rng().set_state(before);
+  const std::vector<Tensor> again = run(0.9);
+  cpu().rng().set_state(before);
+  check_same_bits(run(0.9)[1], again[1]);
+  CHECK_THROWS_AS(run(1.0), ConfigError);
+}
+
+TEST_CASE("gradients flow through drop path, recomputed or not", "[cpu]") {
+  PixelMamba model(cpu(), tiny_config(), DType::f64, 3);
+  const Variable image(uniform(5, {1, 3, 16, 16}, -1.0, 1.0));
+  const RngState before = cpu().rng().state();
+  const auto gradients = [&](bool recomputed) {
+    cpu().rng().set_state(before);
+    ForwardOptions options;
+    options.drop_path = 0.5;
+    options.recompute = recomputed;
+    backward(cpu(), cross_entropy(cpu(), model.forward(cpu(), image, options).logits,
+                                  ops::one_hot(cpu(), {1}, 3, DType::f64), 0.0));
+    std::vector<Tensor> grads;
+    for (Parameter& parameter : model.parameters()) {
+      grads.push_back(parameter.value.grad());
+      parameter.value.clear_grad();
+    }
+    return grads;
+  };
+  const std::vector<Tensor> a = gradients(true), b = gradients(false);
+  CHECK(a.front().defined());  // the CLS token, below every block
+  for (size_t i = 0; i < a.size(); ++i) {
+    CHECK(a[i].defined() == b[i].defined());
+    if (a[i].defined()) check_close(a[i], b[i], 1e-12);  // sums of residual branches in another order
+  }
 }
 
 }  // namespace pm::test

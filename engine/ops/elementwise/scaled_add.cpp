@@ -30,6 +30,9 @@ Tensor scale(Context& ctx, const Tensor& a, double alpha) {
   return out;
 }
 
+void scaled_add_in_place(Context& ctx, Tensor& a, double alpha, const Tensor& b, double beta) {
+  run(ctx, a, alpha, &b, beta, 0.0, a);
+}
 void add_in_place(Context& ctx, Tensor& sum, const Tensor& term) { run(ctx, sum, 1.0, &term, 1.0, 0.0, sum); }
 void scale_in_place(Context& ctx, Tensor& a, double alpha) { run(ctx, a, alpha, nullptr, 0.0, 0.0, a); }
 void add_constant_in_place(Context& ctx, Tensor& a, double constant) { run(ctx, a, 1.0, nullptr, 0.0, constant, a); }

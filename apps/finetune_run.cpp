@@ -1,0 +1,247 @@
+// A whole fine-tune: the cohort, its folds one after the other, what they say together.
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "apps/finetune_fold.h"
+#include "apps/memory_check.h"
+#include "apps/run_folder.h"
+#include "engine/core/check.h"
+#include "io/config/model_config.h"
+#include "io/data/atomic_file.h"
+#include "io/data/file.h"
+
+namespace pm::app {
+namespace fs = std::filesystem;
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+io::Cohort read_the_cohort(const FinetuneOptions& options) {
+  io::TableOptions columns = options.columns;
+  if (options.task == "classification") columns.outcome = io::Outcome::classes;
+  if (options.task == "survival") columns.outcome = io::Outcome::survival;
+  io::Cohort cohort = io::read_cohort(options.table, columns);
+  PM_CHECK(cohort.outcome == io::Outcome::classes || cohort.outcome == io::Outcome::survival, IoError,
+           "{}: the table needs a column label (classes) or the columns survival_months and censorship (survival)",
+           options.table);
+  return cohort;
+}
+
+std::vector<io::Fold> make_the_folds(const FinetuneOptions& options, const io::Cohort& cohort) {
+  if (options.splits == "table") return io::column_folds(cohort);
+  if (!options.splits.empty()) return io::read_splits(options.splits, cohort);
+  if (options.folds > 0) return io::make_folds(cohort, options.folds, options.run.seed);
+  io::Fold whole;
+  for (size_t i = 0; i < cohort.slides().size(); ++i) whole.train.push_back(static_cast<int64_t>(i));
+  return {whole};
+}
+
+// Opens every slide. Those that cannot be opened are named and left out; a slide too large for the memory stops the run here.
+std::set<int64_t> check_cohort(Context& ctx, const FinetuneOptions& options, const io::Cohort& cohort) {
+  io::SlideCheckOptions check;
+  check.mpp = options.load.mpp;
+  check.slide_mpp = options.load.slide_mpp;
+  std::set<int64_t> unusable;
+  std::vector<SlideSize> sizes;
+  std::string first_error;
+  for (const io::SlideCheck& slide : io::check_slides(cohort.slides(), check)) {
+    const std::string& id = cohort.slides()[static_cast<size_t>(slide.slide)].slide_id;
+    if (slide.error.empty()) {
+      sizes.push_back({id, slide.width, slide.height});
+      continue;
+    }
+    if (first_error.empty()) first_error = slide.error;
+    fmt::print(stderr, "warning: slide {} is left out: {}\n", id, slide.error);
+    unusable.insert(slide.slide);
+  }
+  PM_CHECK(!sizes.empty(), IoError, "{}: no slide can be opened; the first: {}", options.table, first_error);
+  const ModelConfig config = is_published_name(options.init) ? published_config(options.init, 1)
+                                                             : io::read_model_config(options.init + "/config.json");
+  const DType activation = activation_type(options.run, ctx.device());
+  try {
+    require_memory(ctx, config, activation, sizes, options.load.mpp);
+  } catch (const OutOfMemoryError& error) {
+    if (options.load.keep_background) throw;
+    fmt::print(stderr, "note: this may not fit unless enough of it is background, which is left out: {}\n",
+               error.what());
+  }
+  return unusable;
+}
+
+Json about_run(const FinetuneOptions& options, Context& ctx) {
+  return {{"program", "pixel-mamba"},
+          {"version", PM_VERSION},
+          {"command", "finetune"},
+          {"arguments", options.arguments},
+          {"seed", options.run.seed},
+          {"device", ctx.device().str()},
+          {"device_name", ctx.backend().description()}};
+}
+
+// What decides the result; a resumed run must share it.
+Json training_settings(const FinetuneOptions& o) {
+  const io::LoaderOptions& load = o.load;
+  Json json = {{"table", o.table},
+               {"task", o.task},
+               {"slides", o.columns.slides},
+               {"label_column", o.columns.label_column},
+               {"endpoint", o.columns.endpoint},
+               {"skip_missing", o.columns.skip_missing},
+               {"classes", o.classes},
+               {"splits", o.splits},
+               {"folds", o.folds},
+               {"init", o.init},
+               {"seed", o.run.seed},
+               {"precision", o.run.precision},
+               {"epochs", o.epochs},
+               {"accumulate", o.accumulate},
+               {"lr", o.lr},
+               {"warmup", o.warmup},
+               {"weight_decay", o.weight_decay},
+               {"clip", o.clip},
+               {"label_smoothing", o.label_smoothing},
+               {"drop_path", o.drop_path},
+               {"ema", o.ema},
+               {"validate_every", o.validate_every},
+               {"mpp", load.mpp},
+               {"keep_background", load.keep_background},
+               {"augment", o.augment}};
+  json["slide_mpp"] = load.slide_mpp ? Json(*load.slide_mpp) : Json();
+  return json;
+}
+
+struct FoldPlace {
+  std::string label, folder;
+};
+
+FoldPlace place_of(const RunFolder& folder, const std::vector<io::Fold>& folds, size_t index) {
+  if (folds.size() == 1 && folds[0].name.empty()) return {"", folder.path()};
+  return {"fold " + folds[index].name, folder.sub_folder("fold-" + folds[index].name)};
+}
+
+std::string state_of(const FinetuneOptions& options, const std::string& folder) {
+  if (fs::exists(summary_file(folder))) return "done";
+  const std::vector<int64_t> steps = io::checkpoint_steps(checkpoint_folder(folder));
+  if (steps.empty()) return "not started";
+  try {
+    const TrainState state = read_state(fmt::format("{}/step-{}", checkpoint_folder(folder), steps.back()));
+    return fmt::format("at epoch {} of {}, step {}", std::min(state.epoch + 1, options.epochs), options.epochs,
+                       state.step);
+  } catch (const IoError&) {
+    return fmt::format("at step {}", steps.back());
+  }
+}
+
+Json read_summary(const std::string& folder) {
+  Json json = Json::parse(io::read_file(summary_file(folder)), nullptr, /*allow_exceptions=*/false);
+  PM_CHECK(json.is_object(), IoError, "{}: not the summary of a fold; remove it to have it written again",
+           summary_file(folder));
+  return json;
+}
+
+// Mean and standard deviation over folds of each figure that all have.
+Json over_folds(const std::vector<Json>& held_out) {
+  Json result = Json::object();
+  for (const auto& [name, first] : held_out[0].items()) {
+    std::vector<double> values;
+    for (const Json& fold : held_out) {
+      if (fold.contains(name) && fold[name].is_number()) values.push_back(fold[name].get<double>());
+    }
+    if (values.size() != held_out.size() || name == "cases" || name == "slides" || name == "events") continue;
+    double mean = 0.0, squares = 0.0;
+    for (const double value : values) mean += value / static_cast<double>(values.size());
+    for (const double value : values) squares += (value - mean) * (value - mean);
+    const double deviation = values.size() > 1 ? std::sqrt(squares / static_cast<double>(values.size() - 1)) : 0.0;
+    result[name] = {{"mean", mean}, {"deviation", deviation}};
+  }
+  return result;
+}
+
+// "cases 12, loss 0.7155, c_index 0.6210"
+std::string in_words(const Json& figures) {
+  std::string text;
+  for (const auto& [name, value] : figures.items()) {
+    const std::string number = value.is_number_float() ? fmt::format("{:.4f}", value.get<double>())
+                               : value.is_null()       ? std::string("undefined")
+                                                       : value.dump();
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name, number);
+  }
+  return text;
+}
+
+// What all folds say together: predictions of every held-out case in one table, figures per fold and over folds.
+void join_folds(const FinetuneOptions& options, const RunFolder& folder, const std::vector<io::Fold>& folds,
+                io::FileOps& files) {
+  std::vector<std::string> cases, slides;
+  std::vector<Json> held_out;
+  Json summary = {{"folds", Json::array()}};
+  for (size_t i = 0; i < folds.size(); ++i) {
+    const FoldPlace place = place_of(folder, folds, i);
+    cases.push_back(io::read_file(place.folder + "/predictions.csv"));
+    slides.push_back(io::read_file(place.folder + "/slide_predictions.csv"));
+    Json fold = read_summary(place.folder);
+    held_out.push_back(fold.value("held_out", Json::object()));
+    Json line = {{"fold", folds[i].name}};
+    line.update(held_out.back());
+    if (options.run.json) {
+      fmt::print("{}\n", line.dump());
+    } else {
+      fmt::print("{}: {}\n", place.label, in_words(held_out.back()));
+    }
+    summary["folds"].push_back(std::move(line));
+  }
+  summary["over_folds"] = over_folds(held_out);
+  io::write_file_atomically(folder.path() + "/predictions.csv", join_tables(cases), files);
+  io::write_file_atomically(folder.path() + "/slide_predictions.csv", join_tables(slides), files);
+  io::write_file_atomically(folder.path() + "/summary.json", summary.dump(1) + "\n", files);
+  if (options.run.json) {
+    fmt::print("{}\n", Json{{"over_folds", summary["over_folds"]}}.dump());
+  } else {
+    for (const auto& [name, value] : summary["over_folds"].items()) {
+      fmt::print("{} over {} folds: {:.4f} +- {:.4f}\n", name, folds.size(), value["mean"].get<double>(),
+                 value["deviation"].get<double>());
+    }
+  }
+}
+
+int interrupted(const FinetuneOptions& options, int signal) {
+  fmt::print(stderr, "{}; the last finished step is saved. To go on: the same command with --resume\n",
+             signal != 0 ? "stopped by a signal" : fmt::format("stopped after {} steps", options.stop_after));
+  return signal != 0 ? 128 + signal : kDone;
+}
+
+}  // namespace
+
+int run_finetune(const FinetuneOptions& options, const FinetuneEnvironment& environment) {
+  const io::Cohort cohort = read_the_cohort(options);
+  const std::vector<io::Fold> folds = make_the_folds(options, cohort);
+  const auto ctx = make_context(options.run);
+  const std::set<int64_t> unusable = check_cohort(*ctx, options, cohort);
+  const RunFolder folder(options.out, about_run(options, *ctx), training_settings(options), options.resume,
+                         environment.files);
+  const bool divided = folds.size() > 1 || !folds[0].name.empty();
+  for (size_t i = 0; divided && i < folds.size(); ++i) {
+    const FoldPlace place = place_of(folder, folds, i);
+    fmt::print(stderr, "{}: {} training, {} held out slides, {}\n", place.label, folds[i].train.size(),
+               folds[i].held_out().size(), state_of(options, place.folder));
+  }
+  const double start = now_seconds();
+  StopRule rule(environment, options.stop_after);
+  for (size_t i = 0; i < folds.size(); ++i) {
+    const FoldPlace place = place_of(folder, folds, i);
+    if (divided && fs::exists(summary_file(place.folder))) continue;
+    FoldTrainer trainer(*ctx, {options, cohort, folds[i], place.folder, place.label, i, unusable}, environment, rule);
+    if (!trainer.run()) return interrupted(options, environment.stop_signal());
+  }
+  if (divided) join_folds(options, folder, folds, environment.files);
+  fmt::print(stderr, "done in {}; wrote {}: {}checkpoints, {} and config.json\n", duration(now_seconds() - start),
+             options.out,
+             divided ? "per fold model, metrics.jsonl, predictions.csv and "
+                     : "model (config.json, model.safetensors), metrics.jsonl, ",
+             divided ? "predictions.csv, summary.json" : "summary.json");
+  return kDone;
+}
+
+}  // namespace pm::app
