@@ -10,7 +10,7 @@ void throw_cuda_error(cudaError_t status, const char* what, const char* file, in
 }
 
 void throw_cublas_error(cublasStatus_t status, const char* what, const char* file, int line) {
-  throw CudaError(fmt::format("cuBLAS: {} from {} at {}:{}", cublasGetStatusString(status), what, file, line));
+  throw CudaError(fmt::format("cuBLAS: {} from {} at {}:{}", cublasLtGetStatusString(status), what, file, line));
 }
 
 void check_launch(const char* kernel, const char* file, int line) {

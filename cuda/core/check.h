@@ -1,6 +1,6 @@
 // Checks of CUDA calls and launches. Every call goes through one of these.
 #pragma once
-#include <cublas_v2.h>
+#include <cublasLt.h>
 #include <cuda_runtime.h>
 
 namespace pm::cuda {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cuda/core/check.h"
+#include "cuda/core/matmul.h"
 #include "cuda/core/stream.h"
 #include "engine/core/block_arena.h"
 #include "engine/core/check.h"
@@ -15,7 +16,7 @@
 namespace pm::cuda {
 namespace {
 
-// cuBLAS keeps this much device memory for its own use, so that it never allocates inside a step.
+// cuBLASLt has this much device memory for its own use, so that it never allocates inside a step.
 constexpr size_t kBlasWorkspace = size_t{32} << 20;
 
 void log_failure(cudaError_t status, const char* what) noexcept {
@@ -66,17 +67,16 @@ class CudaBackend final : public Backend {
     uint64_t keep_all = UINT64_MAX;  // freed memory stays in the pool: no driver calls in a steady step
     PM_CUDA_CHECK(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep_all));
 
-    PM_CUBLAS_CHECK(cublasCreate(&state_.blas));
-    PM_CUBLAS_CHECK(cublasSetStream(state_.blas, state_.stream));
+    PM_CUBLAS_CHECK(cublasLtCreate(&blas_));
     PM_CUDA_CHECK(cudaMallocFromPoolAsync(&blas_workspace_, kBlasWorkspace, pool_, state_.stream));
-    PM_CUBLAS_CHECK(cublasSetWorkspace(state_.blas, blas_workspace_, kBlasWorkspace));
-    PM_CUBLAS_CHECK(cublasSetMathMode(state_.blas, CUBLAS_PEDANTIC_MATH));  // float32 products stay float32
-    PM_CUBLAS_CHECK(cublasSetAtomicsMode(state_.blas, CUBLAS_ATOMICS_NOT_ALLOWED));
+    matmul_ = std::make_unique<Matmul>(blas_, blas_workspace_, kBlasWorkspace);
+    state_.matmul = matmul_.get();
   }
 
   ~CudaBackend() override {
     log_failure(cudaSetDevice(index_), "cudaSetDevice");
-    if (cublasDestroy(state_.blas) != CUBLAS_STATUS_SUCCESS) std::fprintf(stderr, "warning: cublasDestroy failed\n");
+    matmul_.reset();
+    if (cublasLtDestroy(blas_) != CUBLAS_STATUS_SUCCESS) std::fprintf(stderr, "warning: cublasLtDestroy failed\n");
     log_failure(cudaFreeAsync(blas_workspace_, state_.stream), "cudaFreeAsync");
     log_failure(cudaStreamSynchronize(state_.stream), "cudaStreamSynchronize");
     arenas_.clear();
@@ -188,9 +188,7 @@ class CudaBackend final : public Backend {
   MemoryStats memory() const override { return {current_, peak_, allocations_}; }
   void reset_peak() override { peak_ = current_; }
   int64_t total_bytes() const override { return total_; }
-  void allow_tf32(bool allowed) override {
-    PM_CUBLAS_CHECK(cublasSetMathMode(state_.blas, allowed ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_PEDANTIC_MATH));
-  }
+  void allow_tf32(bool allowed) override { state_.tf32 = allowed; }
 
  private:
   // Memory of one captured graph. Retired once the graph is gone: it stays until its last tensor is.
@@ -271,7 +269,9 @@ class CudaBackend final : public Backend {
   StreamState state_;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
+  cublasLtHandle_t blas_ = nullptr;
   void* blas_workspace_ = nullptr;
+  std::unique_ptr<Matmul> matmul_;
   int64_t current_ = 0, peak_ = 0, allocations_ = 0;
   std::vector<Arena> arenas_;
   BlockArena* capturing_ = nullptr;                         // of the graph that is being captured
@@ -291,7 +291,8 @@ int device_count() {
 
 std::shared_ptr<Backend> make_backend(int index) {
   const int count = device_count();
-  PM_CHECK(index >= 0 && index < count, DeviceError, "there is no device cuda:{}: {} CUDA device(s) found", index, count);
+  PM_CHECK(index >= 0 && index < count, DeviceError, "there is no device cuda:{}: {} CUDA device(s) found", index,
+           count);
   return std::make_shared<CudaBackend>(index);
 }
 

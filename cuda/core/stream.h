@@ -1,6 +1,5 @@
 // What Stream::handle points to, and scratch memory in stream order.
 #pragma once
-#include <cublas_v2.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -9,9 +8,12 @@
 
 namespace pm::cuda {
 
+class Matmul;
+
 struct StreamState {
   cudaStream_t stream = nullptr;
-  cublasHandle_t blas = nullptr;  // bound to `stream`
+  Matmul* matmul = nullptr;  // cuda/core/matmul.h
+  bool tf32 = false;         // float32 products may round their factors to TF32
   int sm_count = 0;
 };
 

@@ -1,4 +1,4 @@
-// out = x weight^T (+ bias), and its gradients, by cuBLAS; few features go to cuda/gemm/linear_small.cuh
+// out = x weight^T (+ bias), and its gradients, by cuBLASLt; few features go to cuda/gemm/linear_small.cuh
 //   forward     : per group and chunk of rows one GEMM (rows, in) x (in, features)
 //   dx          : per group and chunk of rows one GEMM (rows, features) x (features, in), groups added in order
 //   dweight     : per group one strided-batched GEMM over spans of rows into float32 partials, one more for the rows left
@@ -9,9 +9,10 @@
 //           sequence of 5e4 rows fills the GPU and 1e8 rows need no more than kPartialFloats of scratch
 // traffic : forward (in + out) * rows * sizeof(T) bytes while in or out is below a few hundred, arithmetic-bound above:
 //           768 -> 3072 float32 4.7 MFLOP a row, 79 ns a row at 60 TFLOP/s
-// numerics: float32 GEMMs are true float32; bf16 GEMMs take weights rounded to bf16, add in float32 and round once per
+// numerics: float32 GEMMs are true float32 unless the backend allows TF32; bf16 GEMMs take weights rounded to bf16, add in float32 and round once per
 //           group; dweight and dbias leave in float32
 // deterministic: no atomics, geometry from the shape alone, one stream with one workspace for the library
+#include "cuda/core/matmul.h"
 #include "cuda/core/reduce.cuh"
 #include "cuda/gemm/linear_small.cuh"
 #include "engine/ops/gemm/linear.h"
@@ -32,23 +33,6 @@ constexpr cudaDataType_t blas_type() {
   return std::is_same_v<T, float> ? CUDA_R_32F : CUDA_R_16BF;
 }
 
-// The handle asks for pedantic float32; bf16 products need tensor cores, with float32 sums throughout.
-class Bf16Math {
- public:
-  explicit Bf16Math(cublasHandle_t blas) : blas_(blas) {
-    PM_CUBLAS_CHECK(cublasGetMathMode(blas_, &before_));
-    const int mode = CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
-    PM_CUBLAS_CHECK(cublasSetMathMode(blas_, static_cast<cublasMath_t>(mode)));
-  }
-  ~Bf16Math() { static_cast<void>(cublasSetMathMode(blas_, before_)); }  // a mode it had before cannot be refused
-  Bf16Math(const Bf16Math&) = delete;
-  Bf16Math& operator=(const Bf16Math&) = delete;
-
- private:
-  cublasHandle_t blas_;
-  cublasMath_t before_ = CUBLAS_DEFAULT_MATH;
-};
-
 // c = op(a) op(b) + beta c, column-major; `batch` products at the given strides (elements).
 template <typename Out>
 struct Product {
@@ -66,26 +50,22 @@ struct Product {
 
 template <typename T, typename Out>
 void multiply(const Product<Out>& p, Stream stream) {
-  const cublasHandle_t blas = state(stream).blas;
-  const float alpha = 1.0f;
-  const auto call = [&] {
-    if (p.batch == 1) {
-      PM_CUBLAS_CHECK(cublasGemmEx_64(blas, p.op_a, p.op_b, p.m, p.n, p.k, &alpha, p.a, blas_type<T>(), p.lda, p.b,
-                                      blas_type<T>(), p.ldb, &p.beta, p.c, blas_type<Out>(), p.ldc, CUBLAS_COMPUTE_32F,
-                                      CUBLAS_GEMM_DEFAULT));
-    } else {
-      PM_CUBLAS_CHECK(cublasGemmStridedBatchedEx_64(blas, p.op_a, p.op_b, p.m, p.n, p.k, &alpha, p.a, blas_type<T>(),
-                                                    p.lda, p.stride_a, p.b, blas_type<T>(), p.ldb, p.stride_b, &p.beta,
-                                                    p.c, blas_type<Out>(), p.ldc, p.stride_c, p.batch,
-                                                    CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
-    }
-  };
-  if constexpr (std::is_same_v<T, float>) {
-    call();
-  } else {
-    const Bf16Math math(blas);
-    call();
-  }
+  const MatmulShape shape{p.op_a,
+                          p.op_b,
+                          p.m,
+                          p.n,
+                          p.k,
+                          p.lda,
+                          p.ldb,
+                          p.ldc,
+                          blas_type<T>(),
+                          blas_type<Out>(),
+                          p.stride_a,
+                          p.stride_b,
+                          p.stride_c,
+                          p.batch,
+                          state(stream).tf32};
+  state(stream).matmul->run(shape, p.a, p.b, p.beta, p.c, raw(stream));
 }
 
 __global__ void __launch_bounds__(kBlock)

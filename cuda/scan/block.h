@@ -67,6 +67,12 @@ struct PairGrads {
 };
 void gather_pair_grads(const Sequences&, const MambaBlockArgs&, const PairGrads&, Stream);
 
+// Zeros in the first `lead` and the last `trail` of `rows` rows of each tensor (rows, columns).
+struct HaloTensors {
+  void* data[5];
+};
+void clear_halo(const HaloTensors&, int64_t rows, int64_t columns, int64_t lead, int64_t trail, DType, Stream);
+
 // block_scan.cu
 void summarise(const Sequences&, const MambaBlockArgs&, const Projected (&rows)[2], const Chunks&, int64_t first_pair,
                Stream);

@@ -134,7 +134,26 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
+template <typename T>
+__global__ void __launch_bounds__(kBlock)
+    block_halo_kernel(HaloTensors tensors, int64_t rows, int64_t columns, int64_t lead, int64_t trail) {
+  const int64_t i = int64_t{blockIdx.x} * kBlock + threadIdx.x;
+  if (i >= (lead + trail) * columns) return;
+  const int64_t behind = (rows - trail) * columns, at = i < lead * columns ? i : behind + i - lead * columns;
+  static_cast<T*>(tensors.data[blockIdx.y])[at] = from_float<T>(0.0f);
+}
+
 }  // namespace
+
+void clear_halo(const HaloTensors& tensors, int64_t rows, int64_t columns, int64_t lead, int64_t trail, DType dtype,
+                Stream stream) {
+  if (lead + trail == 0) return;
+  const dim3 grid(static_cast<unsigned>(ceil_div((lead + trail) * columns, kBlock)), 5);
+  dispatch_float(dtype, [&]<typename T>() {
+    block_halo_kernel<T><<<grid, kBlock, 0, raw(stream)>>>(tensors, rows, columns, lead, trail);
+    PM_CHECK_LAUNCH("block_halo");
+  });
+}
 
 void reorder_x_proj(const MambaBlockArgs& args, int proj_width, const void* x_proj, float* out, Stream stream) {
   const int64_t count = proj_width * args.d_inner;

@@ -144,17 +144,6 @@ struct Gradient {
     summarise_grad(s, args, core, summaries, first_pair(segment), prepared.z.at(lead), dy.at(lead), stream);
   }
 
-  // Rows of the halo get no gradient from this segment's scans.
-  void clear_halo(const Segment& segment, const Buffer& buffer) {
-    const auto clear = [&](int64_t row, int64_t count) {
-      if (count == 0) return;
-      PM_CUDA_CHECK(cudaMemsetAsync(buffer.at(row * args.d_inner), 0,
-                                    static_cast<size_t>(count * args.d_inner) * size_of(args.dtype), raw(stream)));
-    };
-    clear(0, segment.lead);
-    clear(segment.lead + segment.tokens, segment.trail);
-  }
-
   // Through both scans, dt_proj and x_proj: du, du_proj, dz, y.
   void scans(const Segment& segment, const Chunks& entering, const WeightGrads& out) {
     Projected core[2];
@@ -186,10 +175,10 @@ struct Gradient {
                         stream);
       linear_grad_weight({{from_proj}, core[p].u, dx_proj.get(), count, args.d_inner, width, args.dtype}, stream);
       restore_x_proj(args, dx_proj.get(), direction.x_proj, stream);
-      clear_halo(segment, du[p]);
-      clear_halo(segment, du_proj[p]);
     }
-    clear_halo(segment, dz);
+    // Rows of the halo get no gradient from this segment's scans.
+    clear_halo({{du[0].get(), du[1].get(), du_proj[0].get(), du_proj[1].get(), dz.get()}}, segment.all_rows(),
+               args.d_inner, segment.lead, segment.trail, args.dtype, stream);
     linear_grad_weight(
         {{{dout(segment), args.channels}}, y.at(lead), out.out_proj(), count, args.d_inner, args.channels, args.dtype},
         stream);
