@@ -15,11 +15,13 @@
 //
 //           Whoever comes first to a token leaves its y there, whoever comes second adds its own, gates and writes the
 //           result: no second buffer, one gate for both.
-// launch  : (chunks / subs) * groups blocks, three per multiprocessor (113 registers)
+// launch  : (chunks / subs) * groups blocks, three per multiprocessor (96 registers)
 // shared  : B and C of 4 steps, two buffers per direction: 2 to 34 KiB
 // traffic : summary reads u, delta, B of both directions; finish reads u, delta, B, C of both and z, writes y, and half of
-//           y once more each way (L2). 2 exponentials per state, token and direction: 16 per clock and multiprocessor, the
-//           floor: 0.92 ms per 1e9 of them on 132 multiprocessors at 1.755 GHz is the same as 0.27e12 per second each.
+//           y once more each way (L2).
+// floor   : an exponential per state, token and direction and pass, 16 per clock and multiprocessor: 128 cycles of a scheduler
+//           for 32 channels of a token. Measured for finish (ncu, H100, 128 sequences of 393 tokens, d_inner 384): 164
+//           cycles, 80 instructions, 1.28 times the floor.
 // numerics: float32 state and sums; ex2.approx with A * log2(e), 2 ulp. deterministic: no atomics.
 #include "cuda/scan/block.cuh"
 
