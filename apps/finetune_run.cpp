@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/finetune_fold.h"
+#include "apps/finetune_report.h"
 #include "apps/memory_check.h"
 #include "apps/run_folder.h"
 #include "engine/core/check.h"
@@ -39,7 +40,8 @@ std::vector<io::Fold> make_the_folds(const FinetuneOptions& options, const io::C
 }
 
 // Opens every slide. Those that cannot be opened are named and left out; a slide too large for the memory stops the run here.
-std::set<int64_t> check_cohort(Context& ctx, const FinetuneOptions& options, const io::Cohort& cohort) {
+std::set<int64_t> check_cohort(Context& ctx, const FinetuneOptions& options, const io::Cohort& cohort,
+                               std::vector<io::SlideProblem>& problems) {
   io::SlideCheckOptions check;
   check.mpp = options.load.mpp;
   check.slide_mpp = options.load.slide_mpp;
@@ -54,6 +56,7 @@ std::set<int64_t> check_cohort(Context& ctx, const FinetuneOptions& options, con
     }
     if (first_error.empty()) first_error = slide.error;
     fmt::print(stderr, "warning: slide {} is left out: {}\n", id, slide.error);
+    problems.push_back({id, cohort.slides()[static_cast<size_t>(slide.slide)].path, true, slide.error});
     unusable.insert(slide.slide);
   }
   PM_CHECK(!sizes.empty(), IoError, "{}: no slide can be opened; the first: {}", options.table, first_error);
@@ -218,7 +221,8 @@ int run_finetune(const FinetuneOptions& options, const FinetuneEnvironment& envi
   const io::Cohort cohort = read_the_cohort(options);
   const std::vector<io::Fold> folds = make_the_folds(options, cohort);
   const auto ctx = make_context(options.run);
-  const std::set<int64_t> unusable = check_cohort(*ctx, options, cohort);
+  std::vector<io::SlideProblem> problems;
+  const std::set<int64_t> unusable = check_cohort(*ctx, options, cohort, problems);
   const RunFolder folder(options.out, about_run(options, *ctx), training_settings(options), options.resume,
                          environment.files);
   const bool divided = folds.size() > 1 || !folds[0].name.empty();
@@ -236,11 +240,16 @@ int run_finetune(const FinetuneOptions& options, const FinetuneEnvironment& envi
     if (!trainer.run()) return interrupted(options, environment.stop_signal());
   }
   if (divided) join_folds(options, folder, folds, environment.files);
+  std::vector<FoldSource> sources;
+  for (size_t i = 0; i < folds.size(); ++i) {
+    sources.push_back({folds[i].name, place_of(folder, folds, i).folder});
+  }
+  write_run_report(options, sources, training_settings(options), about_run(options, *ctx), problems);
   fmt::print(stderr, "done in {}; wrote {}: {}checkpoints, {} and config.json\n", duration(now_seconds() - start),
              options.out,
              divided ? "per fold model, metrics.jsonl, predictions.csv and "
                      : "model (config.json, model.safetensors), metrics.jsonl, ",
-             divided ? "predictions.csv, summary.json" : "summary.json");
+             divided ? "predictions.csv, summary.json, report.html" : "summary.json, report.html");
   return kDone;
 }
 

@@ -119,7 +119,8 @@ void check_same_run(const std::string& run, const std::string& reference) {
   int64_t files = 0;
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(reference)) {
     const std::string name = fs::relative(entry.path(), reference).string();
-    if (!entry.is_regular_file() || name.ends_with("config.json") || name.ends_with("state.json") || name == ".lock")
+    if (!entry.is_regular_file() || name.ends_with("config.json") || name.ends_with("state.json") || name == ".lock" ||
+        name == "report.html")  // these name the folder and the arguments
       continue;
     CAPTURE(name);
     if (name.ends_with("metrics.jsonl")) {
@@ -212,6 +213,11 @@ TEST_CASE("cross validation by published splits ends in a table that evaluate re
   CHECK(summary["folds"][0]["slides"] == 5);
   CHECK(summary["folds"][0].contains("c_index"));
   CHECK(json_lines(outcome.out).back().contains("over_folds"));
+  const std::string report = read_text(out + "/report.html");
+  CHECK(contains(report, "oncordance index"));
+  CHECK(contains(report, "events"));
+  CHECK(fs::exists(out + "/kaplan_meier.svg"));
+  CHECK(fs::exists(out + "/training_curves.svg"));
   const Outcome evaluated = run_program("evaluate " + out + "/predictions.csv --task survival --json");
   CAPTURE(evaluated.err);
   CHECK(evaluated.code == 0);

@@ -1,0 +1,187 @@
+#include "apps/finetune_report.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "apps/evaluation.h"
+#include "apps/finetune_fold.h"
+#include "engine/core/check.h"
+#include "engine/metrics/survival.h"
+#include "io/data/file.h"
+
+namespace pm::app {
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr size_t kWorstSlides = 8;
+constexpr int64_t kBootstrap = 1000;
+
+std::optional<double> number_of(const Json& json, const std::string& key) {
+  return json.contains(key) && json[key].is_number() ? std::optional(json[key].get<double>()) : std::nullopt;
+}
+
+std::string text_of(const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
+
+// Keys of the figures that a task is judged by, the first of which the verdict quotes.
+struct Judge {
+  std::string key, name;
+  std::optional<double> chance;
+};
+std::vector<Judge> judges(bool survival) {
+  if (survival) return {{"c_index", "concordance index", 0.5}};
+  return {{"macro_f1", "macro F1", {}}, {"balanced_accuracy", "balanced accuracy", {}}, {"auc", "AUC", 0.5}};
+}
+
+// One point per epoch from the lines of metrics.jsonl.
+io::FoldCurves curves_of(const FoldSource& fold, const std::string& judge) {
+  io::FoldCurves curves;
+  curves.fold = fold.name;
+  std::istringstream lines(io::read_file(fold.folder + "/metrics.jsonl"));
+  for (std::string text; std::getline(lines, text);) {
+    const Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+    if (!line.is_object() || line.contains("event")) continue;
+    const auto epoch = number_of(line, "epoch"), loss = number_of(line, "loss"), lr = number_of(line, "lr");
+    if (!epoch) continue;
+    if (loss) curves.train_loss.push_back({*epoch, *loss});
+    if (lr) curves.learning_rate.push_back({*epoch, *lr});
+    if (!line.contains("validation")) continue;
+    const Json& validation = line["validation"];
+    if (const auto value = number_of(validation, "loss")) curves.validation_loss.push_back({*epoch, *value});
+    if (const auto value = number_of(validation, judge)) curves.validation_metric.push_back({*epoch, *value});
+  }
+  return curves;
+}
+
+io::KaplanMeierCurve curve_of(const std::string& name, const metrics::FollowUp& follow_up) {
+  io::KaplanMeierCurve curve{name, {}};
+  for (const metrics::KaplanMeierStep& s : metrics::kaplan_meier(follow_up)) {
+    curve.steps.push_back({s.time, s.survival, s.std_err, s.at_risk, s.events, s.censored});
+  }
+  return curve;
+}
+
+// The cases below and above the median of the predicted risk.
+io::KaplanMeierPlot median_halves(const io::CsvTable& table) {
+  std::vector<double> risk, time;
+  std::vector<uint8_t> event;
+  for (int64_t row = 0; row < table.row_count(); ++row) {
+    risk.push_back(std::strtod(table.at(row, "risk").c_str(), nullptr));
+    time.push_back(std::strtod(table.at(row, "survival_months").c_str(), nullptr));
+    event.push_back(table.at(row, "censorship") == "1" ? 0 : 1);
+  }
+  const metrics::FollowUp follow_up(time, event);
+  const std::vector<int64_t> half = metrics::median_split(risk);
+  std::vector<int64_t> members[2];
+  for (size_t i = 0; i < half.size(); ++i) members[half[i]].push_back(static_cast<int64_t>(i));
+  io::KaplanMeierPlot plot;
+  for (const int k : {0, 1}) {
+    if (!members[k].empty())
+      plot.curves.push_back(curve_of(k == 0 ? "low risk" : "high risk", follow_up.subset(members[k])));
+  }
+  const double p = metrics::log_rank(follow_up, half, 2).p;
+  if (std::isfinite(p)) plot.p = p;
+  plot.note = "Held-out cases below and above the median of their predicted risk.";
+  return plot;
+}
+
+std::vector<io::WorstSlide> worst_slides(const io::CsvTable& table, bool survival) {
+  std::vector<io::WorstSlide> slides;
+  for (int64_t row = 0; row < table.row_count(); ++row) {
+    io::WorstSlide slide;
+    slide.slide_id = table.at(row, "slide_id");
+    slide.case_id = table.at(row, "case_id");
+    slide.fold = table.at(row, "fold");
+    slide.loss = std::strtod(table.at(row, "loss").c_str(), nullptr);
+    if (survival) {
+      const bool censored = table.at(row, "censorship") == "1";
+      slide.truth =
+          fmt::format("{} {} months", censored ? "event-free for" : "event at", table.at(row, "survival_months"));
+      slide.prediction = fmt::format("risk {:.3f}", std::strtod(table.at(row, "risk").c_str(), nullptr));
+    } else {
+      slide.truth = "class " + table.at(row, "Y");
+      slide.prediction = "class " + table.at(row, "Y_hat");
+    }
+    slides.push_back(std::move(slide));
+  }
+  std::stable_sort(slides.begin(), slides.end(), [](const auto& a, const auto& b) { return a.loss > b.loss; });
+  if (slides.size() > kWorstSlides) slides.resize(kWorstSlides);
+  return slides;
+}
+
+// What the out-of-fold predictions say together.
+void add_held_out(io::RunReport& report, const FinetuneOptions& options, const std::vector<Judge>& judged) {
+  const std::string file = options.out + "/predictions.csv";
+  if (!std::filesystem::exists(file)) return;
+  const io::CsvTable cases = io::read_csv(file);
+  const bool survival = cases.find("risk") >= 0;
+  report.worst_slides = worst_slides(io::read_csv(options.out + "/slide_predictions.csv"), survival);
+  try {
+    EvaluationOptions evaluation;
+    evaluation.task = survival ? "survival" : "classification";
+    evaluation.bootstrap = kBootstrap;
+    evaluation.seed = options.run.seed;
+    const Json result = evaluate_predictions(cases, evaluation).result;
+    for (size_t k = 0; k < judged.size(); ++k) {
+      report.metrics[k].pooled = number_of(result, judged[k].key);
+      const Json interval = result.value("bootstrap", Json::object()).value(judged[k].key, Json::object());
+      report.metrics[k].ci_low = number_of(interval, "low");
+      report.metrics[k].ci_high = number_of(interval, "high");
+    }
+    if (survival) report.kaplan_meier = median_halves(cases);
+    if (!survival)
+      report.confusion = io::ConfusionMatrix{{}, result["confusion"].get<std::vector<std::vector<int64_t>>>()};
+  } catch (const IoError& error) {  // one class, or no event: there is nothing to judge by
+    report.warnings.push_back(fmt::format("The held-out predictions cannot be judged: {}", error.what()));
+  }
+}
+
+}  // namespace
+
+void write_run_report(const FinetuneOptions& options, const std::vector<FoldSource>& folds, const Json& settings,
+                      const Json& about, const std::vector<io::SlideProblem>& problems) {
+  io::RunReport report;
+  report.title = "Fine-tuning on " + std::filesystem::path(options.table).filename().string();
+  report.slide_problems = problems;
+  std::vector<Json> summaries;
+  bool survival = false;
+  for (const FoldSource& fold : folds) {
+    summaries.push_back(Json::parse(io::read_file(summary_file(fold.folder))));
+    survival = survival || !summaries.back().value("survival_cuts", Json::array()).empty();
+  }
+  const std::vector<Judge> judged = judges(survival);
+  for (const Judge& judge : judged) report.metrics.push_back({judge.name, judge.chance, {}, {}, {}});
+  for (size_t i = 0; i < folds.size(); ++i) {
+    const Json& summary = summaries[i];
+    const Json held_out = summary.value("held_out", Json::object());
+    io::ReportFold fold;
+    fold.name = folds[i].name;
+    fold.state = io::FoldState::done;
+    fold.epochs = fold.epochs_done = summary.value("epochs", int64_t{0});
+    if (held_out.contains("cases")) fold.validation_cases = held_out["cases"].get<int64_t>();
+    if (held_out.contains("events")) fold.validation_events = held_out["events"].get<int64_t>();
+    for (const Judge& judge : judged) fold.metrics.push_back(number_of(held_out, judge.key));
+    if (const int64_t skipped = summary.value("skipped", int64_t{0}); skipped > 0) {
+      report.warnings.push_back(fmt::format("Fold {}: {} steps were skipped because loss or gradient was not finite.",
+                                            folds[i].name, skipped));
+    }
+    report.folds.push_back(std::move(fold));
+    report.curves.push_back(curves_of(folds[i], judged[0].key));
+  }
+  add_held_out(report, options, judged);
+  for (const auto& [name, value] : settings.items()) {
+    if (!value.is_null() && !(value.is_string() && value.get<std::string>().empty()))
+      report.settings.push_back({name, text_of(value)});
+  }
+  for (const auto& [name, value] : about.items()) {
+    if (name != "arguments") report.versions.push_back({name, text_of(value)});
+  }
+  report.command_line = "pixel-mamba";
+  for (const Json& argument : about.value("arguments", Json::array())) report.command_line += " " + text_of(argument);
+  io::write_report(options.out, report);
+}
+
+}  // namespace pm::app
