@@ -20,15 +20,6 @@ std::vector<std::string> scalar_names(const EvaluationOptions& options) {
   return {"top1", "macro_f1", "balanced_accuracy", "auc"};
 }
 
-// The cases where `of_case` has this value.
-std::vector<int64_t> cases_where(const std::vector<int64_t>& of_case, int64_t value) {
-  std::vector<int64_t> cases;
-  for (size_t i = 0; i < of_case.size(); ++i) {
-    if (of_case[i] == value) cases.push_back(static_cast<int64_t>(i));
-  }
-  return cases;
-}
-
 template <typename T>
 std::vector<T> pick(const std::vector<T>& values, std::span<const int64_t> cases) {
   std::vector<T> picked;
@@ -94,7 +85,7 @@ Json log_rank_json(const metrics::FollowUp& follow_up, const std::vector<int64_t
   const metrics::LogRank test = metrics::log_rank(follow_up, group, static_cast<int64_t>(names.size()));
   Json groups = Json::array();
   for (size_t k = 0; k < names.size(); ++k) {
-    const auto curve = metrics::kaplan_meier(follow_up.subset(cases_where(group, static_cast<int64_t>(k))));
+    const auto curve = metrics::kaplan_meier(follow_up.subset(metrics::cases_where(group, static_cast<int64_t>(k))));
     groups.push_back({{"group", names[k]},
                       {"n", test.n[k]},
                       {"observed", test.observed[k]},
@@ -127,7 +118,7 @@ void add_groups(Evaluation& evaluation, const SurvivalTable& table, const Evalua
   evaluation.result["median_split"] = std::move(test);  // one key that always holds the test, as `by` says
   Json curves = Json::array();
   for (int64_t k = 0; k < groups.count(); ++k) {
-    const auto curve = metrics::kaplan_meier(follow_up.subset(cases_where(of_case, k)));
+    const auto curve = metrics::kaplan_meier(follow_up.subset(metrics::cases_where(of_case, k)));
     for (Json& step : curve_json(curve, &groups.names[static_cast<size_t>(k)])) curves.push_back(std::move(step));
   }
   evaluation.result["km"] = std::move(curves);
@@ -170,7 +161,7 @@ Evaluation evaluate_survival(const io::CsvTable& csv, const EvaluationOptions& o
   if (table.folds.count() > 0) {
     Json folds = Json::array();
     for (int64_t k = 0; k < table.folds.count(); ++k) {
-      const std::vector<int64_t> cases = cases_where(table.folds.of_case, k);
+      const std::vector<int64_t> cases = metrics::cases_where(table.folds.of_case, k);
       const metrics::FollowUp follow_up = table.follow_up.subset(cases);
       const std::vector<double> risk = pick(table.risk, cases);
       Json fold = {{"fold", table.folds.names[static_cast<size_t>(k)]}};
@@ -232,7 +223,7 @@ Evaluation evaluate_classification(const io::CsvTable& csv, const EvaluationOpti
     Json folds = Json::array();
     for (int64_t k = 0; k < table.folds.count(); ++k) {
       Json fold = {{"fold", table.folds.names[static_cast<size_t>(k)]}};
-      fold.update(classification_json(table.cases.subset(cases_where(table.folds.of_case, k))));
+      fold.update(classification_json(table.cases.subset(metrics::cases_where(table.folds.of_case, k))));
       folds.push_back(std::move(fold));
     }
     evaluation.result["folds"] = std::move(folds);

@@ -1,7 +1,6 @@
 #include "apps/prediction_table.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <map>
 #include <optional>
@@ -17,36 +16,12 @@ using io::CsvTable;
 
 constexpr double kProbabilitySlack = 1e-6;  // probabilities are written rounded
 
-// "table.csv: row 3 (line 5), column risk"
-std::string place(const CsvTable& table, int64_t row, int64_t column) {
-  return fmt::format("{}: row {}, column {} (line {})", table.path, row + 1, table.columns[static_cast<size_t>(column)],
-                     table.lines[static_cast<size_t>(row)]);
-}
-
-std::optional<double> parse_number(std::string_view text) {
-  const size_t first = text.find_first_not_of(" \t");
-  if (first == std::string_view::npos) return std::nullopt;
-  text = text.substr(first, text.find_last_not_of(" \t") + 1 - first);
-  double value = 0.0;
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const bool whole = failure == std::errc() && end == text.data() + text.size();
-  return whole && std::isfinite(value) ? std::optional(value) : std::nullopt;
-}
-
-double number_at(const CsvTable& table, int64_t row, int64_t column) {
-  const std::string& text = table.at(row, column);
-  const std::optional<double> value = parse_number(text);
-  PM_CHECK(value.has_value(), IoError, "{}: a number is needed, got {}", place(table, row, column),
-           text.empty() ? "nothing" : "'" + text + "'");
-  return *value;
-}
-
 int64_t class_at(const CsvTable& table, int64_t row, int64_t column, int64_t classes) {
-  const double value = number_at(table, row, column);
+  const double value = io::number_at(table, row, column);
   PM_CHECK(value >= 0.0 && value == std::floor(value), IoError, "{}: classes are whole numbers from 0, got '{}'",
-           place(table, row, column), table.at(row, column));
+           io::place_in(table, row, column), table.at(row, column));
   PM_CHECK(value < static_cast<double>(classes), IoError,
-           "{}: class {} has no column of probabilities, they are p_0 .. p_{}", place(table, row, column),
+           "{}: class {} has no column of probabilities, they are p_0 .. p_{}", io::place_in(table, row, column),
            table.at(row, column), classes - 1);
   return static_cast<int64_t>(value);
 }
@@ -61,7 +36,7 @@ std::vector<std::vector<int64_t>> rows_of_cases(const CsvTable& table) {
     for (int64_t row = 0; row < table.row_count(); ++row) {
       const auto [other, fresh] = seen.emplace(table.at(row, slide), row);
       PM_CHECK(fresh, IoError, "{}: slide '{}' stands in row {} already; each slide may be predicted once",
-               place(table, row, slide), other->first, other->second + 1);
+               io::place_in(table, row, slide), other->first, other->second + 1);
     }
   }
   const int64_t subject = table.find("case_id");
@@ -73,7 +48,7 @@ std::vector<std::vector<int64_t>> rows_of_cases(const CsvTable& table) {
       continue;
     }
     const std::string& name = table.at(row, subject);
-    PM_CHECK(!is_missing(name), IoError, "{}: a case is needed, got nothing", place(table, row, subject));
+    PM_CHECK(!is_missing(name), IoError, "{}: a case is needed, got nothing", io::place_in(table, row, subject));
     const auto [known, fresh] = index.emplace(name, cases.size());
     if (fresh) cases.emplace_back();
     cases[known->second].push_back(row);
@@ -90,7 +65,7 @@ std::vector<T> common_values(const CsvTable& table, const std::vector<std::vecto
     values.push_back(read(rows[0]));
     for (const int64_t row : rows) {
       PM_CHECK(read(row) == values.back(), IoError, "{}: is '{}', but row {} of the same case '{}' has '{}'",
-               place(table, row, column), table.at(row, column), rows[0] + 1, table.at(row, "case_id"),
+               io::place_in(table, row, column), table.at(row, column), rows[0] + 1, table.at(row, "case_id"),
                table.at(rows[0], column));
     }
   }
@@ -99,15 +74,8 @@ std::vector<T> common_values(const CsvTable& table, const std::vector<std::vecto
 
 double mean_at(const CsvTable& table, const std::vector<int64_t>& rows, int64_t column) {
   double sum = 0.0;
-  for (const int64_t row : rows) sum += number_at(table, row, column);
+  for (const int64_t row : rows) sum += io::number_at(table, row, column);
   return sum / static_cast<double>(rows.size());
-}
-
-bool by_number_then_letter(const std::string& a, const std::string& b) {
-  const std::optional<double> x = parse_number(a), y = parse_number(b);
-  if (x && y && *x != *y) return *x < *y;
-  if (x.has_value() != y.has_value()) return x.has_value();
-  return a < b;
 }
 
 Levels levels_of(const CsvTable& table, const std::vector<std::vector<int64_t>>& cases, int64_t column) {
@@ -117,7 +85,7 @@ Levels levels_of(const CsvTable& table, const std::vector<std::vector<int64_t>>&
   for (const std::string& text : std::set<std::string>(texts.begin(), texts.end())) {
     if (!is_missing(text)) levels.names.push_back(text);
   }
-  std::sort(levels.names.begin(), levels.names.end(), by_number_then_letter);
+  std::sort(levels.names.begin(), levels.names.end(), io::numbers_first);
   std::map<std::string, int64_t> index;
   for (int64_t k = 0; k < levels.count(); ++k) index[levels.names[static_cast<size_t>(k)]] = k;
   for (const std::string& text : texts) levels.of_case.push_back(is_missing(text) ? -1 : index.at(text));
@@ -129,7 +97,7 @@ Levels folds_of(const CsvTable& table, const std::vector<std::vector<int64_t>>& 
   if (column < 0) return {};
   for (int64_t row = 0; row < table.row_count(); ++row) {
     PM_CHECK(!is_missing(table.at(row, column)), IoError, "{}: a fold is needed, got nothing",
-             place(table, row, column));
+             io::place_in(table, row, column));
   }
   return levels_of(table, cases, column);
 }
@@ -141,7 +109,7 @@ std::vector<int64_t> probability_columns(const CsvTable& table) {
     columns.push_back(column);
   }
   for (const std::string& name : table.columns) {
-    const auto number = name.starts_with("p_") ? parse_number(name.substr(2)) : std::nullopt;
+    const auto number = name.starts_with("p_") ? io::parse_number(name.substr(2)) : std::nullopt;
     PM_CHECK(!number || *number < static_cast<double>(columns.size()), IoError,
              "{}: has a column '{}' but no column 'p_{}'", table.path, name, columns.size());
   }
@@ -161,15 +129,15 @@ SurvivalTable read_survival_table(const CsvTable& table, const std::string& grou
   SurvivalTable result;
   result.rows = table.row_count();
   std::vector<double> time = common_values<double>(table, cases, months, [&](int64_t row) {
-    const double value = number_at(table, row, months);
-    PM_CHECK(value >= 0.0, IoError, "{}: a follow-up time of 0 or more is needed, got '{}'", place(table, row, months),
-             table.at(row, months));
+    const double value = io::number_at(table, row, months);
+    PM_CHECK(value >= 0.0, IoError, "{}: a follow-up time of 0 or more is needed, got '{}'",
+             io::place_in(table, row, months), table.at(row, months));
     return value;
   });
   std::vector<uint8_t> event = common_values<uint8_t>(table, cases, censorship, [&](int64_t row) -> uint8_t {
-    const double value = number_at(table, row, censorship);
+    const double value = io::number_at(table, row, censorship);
     PM_CHECK(value == 0.0 || value == 1.0, IoError, "{}: 1 (censored) or 0 (event seen) is needed, got '{}'",
-             place(table, row, censorship), table.at(row, censorship));
+             io::place_in(table, row, censorship), table.at(row, censorship));
     return value == 0.0 ? 1 : 0;
   });
   result.follow_up = metrics::FollowUp(std::move(time), std::move(event));
@@ -195,9 +163,10 @@ ClassificationTable read_classification_table(const CsvTable& table) {
   for (int64_t row = 0; row < table.row_count(); ++row) {
     class_at(table, row, predicted, classes);
     for (const int64_t column : columns) {
-      const double value = number_at(table, row, column);
+      const double value = io::number_at(table, row, column);
       PM_CHECK(value >= -kProbabilitySlack && value <= 1.0 + kProbabilitySlack, IoError,
-               "{}: a probability from 0 to 1 is needed, got '{}'", place(table, row, column), table.at(row, column));
+               "{}: a probability from 0 to 1 is needed, got '{}'", io::place_in(table, row, column),
+               table.at(row, column));
     }
   }
   for (const std::vector<int64_t>& rows : cases) {

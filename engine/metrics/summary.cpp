@@ -44,4 +44,12 @@ double median(std::vector<double> values) {
   return sorted_quantile(values, 0.5);
 }
 
+std::vector<int64_t> cases_where(std::span<const int64_t> of_case, int64_t value) {
+  std::vector<int64_t> cases;
+  for (size_t i = 0; i < of_case.size(); ++i) {
+    if (of_case[i] == value) cases.push_back(static_cast<int64_t>(i));
+  }
+  return cases;
+}
+
 }  // namespace pm::metrics

@@ -1,4 +1,4 @@
-// Mean, deviation and quantiles of a few numbers: metrics over folds, risks of a cohort.
+// Mean, deviation and quantiles of a few numbers: metrics over folds, risks of a cohort; and which cases make a group.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -18,5 +18,8 @@ Summary summarise(std::span<const double> values);
 double sorted_quantile(std::span<const double> sorted, double fraction);
 // The middle value, or the mean of the two in the middle; NaN when there are none.
 double median(std::vector<double> values);
+
+// The cases of one group or fold, in order: where `of_case` has this value.
+std::vector<int64_t> cases_where(std::span<const int64_t> of_case, int64_t value);
 
 }  // namespace pm::metrics

@@ -1,7 +1,9 @@
 #include "io/data/csv.h"
 
 #include <algorithm>
-#include <optional>
+#include <cctype>
+#include <charconv>
+#include <cmath>
 #include <set>
 
 #include "engine/core/check.h"
@@ -141,6 +143,41 @@ CsvTable parse_csv(std::string_view text, const std::string& path, char separato
 
 CsvTable read_csv(const std::string& path) {
   return parse_csv(read_file(path), path, file_ending(path) == ".tsv" ? '\t' : ',');
+}
+
+std::string place_in(const CsvTable& table, int64_t row, int64_t column) {
+  return fmt::format("{}: row {}, column {} (line {})", table.path, row + 1, table.columns[static_cast<size_t>(column)],
+                     table.lines[static_cast<size_t>(row)]);
+}
+
+std::string trimmed(std::string_view text) {
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.front()))) text.remove_prefix(1);
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.remove_suffix(1);
+  return std::string(text);
+}
+
+std::string field_at(const CsvTable& table, int64_t row, int64_t column) { return trimmed(table.at(row, column)); }
+
+std::optional<double> parse_number(std::string_view text) {
+  double value = 0.0;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool whole = failure == std::errc() && end == text.data() + text.size();
+  return whole && std::isfinite(value) ? std::optional(value) : std::nullopt;
+}
+
+double number_at(const CsvTable& table, int64_t row, int64_t column) {
+  const std::string text = field_at(table, row, column);
+  const std::optional<double> value = parse_number(text);
+  PM_CHECK(value.has_value(), IoError, "{}: a number is needed, got {}", place_in(table, row, column),
+           text.empty() ? "nothing" : "'" + text + "'");
+  return *value;
+}
+
+bool numbers_first(const std::string& a, const std::string& b) {
+  const std::optional<double> x = parse_number(a), y = parse_number(b);
+  if (x && y && *x != *y) return *x < *y;
+  if (x.has_value() != y.has_value()) return x.has_value();
+  return a < b;
 }
 
 std::string csv_field(const std::string& text) {

@@ -1,6 +1,7 @@
 // Comma-separated tables as RFC 4180 describes them and as spreadsheet programs write them; tab-separated ones alike.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,6 +34,19 @@ struct CsvTable {
 CsvTable read_csv(const std::string& path);
 // The same from memory; `path` serves messages alone.
 CsvTable parse_csv(std::string_view text, const std::string& path, char separator = ',');
+
+// "FILE: row 3, column label (line 4)": where a message points to.
+std::string place_in(const CsvTable& table, int64_t row, int64_t column);
+std::string trimmed(std::string_view text);
+// The field without spaces around it.
+std::string field_at(const CsvTable& table, int64_t row, int64_t column);
+// A finite number, written without anything around it.
+std::optional<double> parse_number(std::string_view text);
+// Throws IoError naming the place when the field is no finite number.
+double number_at(const CsvTable& table, int64_t row, int64_t column);
+// Order of the names in a column: numbers by value (2 before 10), then words by letter.
+bool numbers_first(const std::string& a, const std::string& b);
+
 // One field, quoted where it has to be.
 std::string csv_field(const std::string& text);
 

@@ -219,10 +219,7 @@ std::vector<Fold> column_folds(const Cohort& cohort) {
            table.fold_column, numbers.size());
   std::vector<std::string> names;
   for (const auto& [name, unused] : numbers) names.push_back(name);
-  std::sort(names.begin(), names.end(), [](const std::string& a, const std::string& b) {  // 2 before 10
-    const auto x = parse_number(a), y = parse_number(b);
-    return x && y ? *x < *y : x.has_value() != y.has_value() ? x.has_value() : a < b;
-  });
+  std::sort(names.begin(), names.end(), numbers_first);
   for (size_t k = 0; k < names.size(); ++k) numbers[names[k]] = static_cast<int64_t>(k);
   std::vector<int64_t> fold_of(cohort.cases.size());
   for (size_t i = 0; i < cohort.cases.size(); ++i) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <charconv>
 #include <cmath>
 #include <set>
 
@@ -101,37 +100,10 @@ LabelColumn read_names(const CsvTable& table, int64_t column) {
 
 }  // namespace
 
-std::string place_in(const CsvTable& table, int64_t row, int64_t column) {
-  return fmt::format("{}: row {}, column {} (line {})", table.path, row + 1, table.columns[static_cast<size_t>(column)],
-                     table.lines[static_cast<size_t>(row)]);
-}
-
-std::string trimmed(std::string_view text) {
-  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.front()))) text.remove_prefix(1);
-  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.remove_suffix(1);
-  return std::string(text);
-}
-
-std::string field_at(const CsvTable& table, int64_t row, int64_t column) { return trimmed(table.at(row, column)); }
-
 bool is_missing(const std::string& text) {
   static const std::set<std::string> kWords = {"",     "NA",   "N/A",     "#N/A",         "NAN",
                                                "NONE", "NULL", "UNKNOWN", "NOT REPORTED", "NOT AVAILABLE"};
   return kWords.contains(upper(text)) || (text.size() > 1 && text.front() == '[' && text.back() == ']');
-}
-
-std::optional<double> parse_number(const std::string& text) {
-  double value = 0.0;
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const bool whole = failure == std::errc() && end == text.data() + text.size();
-  return whole && std::isfinite(value) ? std::optional(value) : std::nullopt;
-}
-
-double number_at(const CsvTable& table, int64_t row, int64_t column) {
-  const std::string text = field_at(table, row, column);
-  const std::optional<double> value = parse_number(text);
-  PM_CHECK(value.has_value(), IoError, "{}: a number is needed, got '{}'", place_in(table, row, column), text);
-  return *value;
 }
 
 LabelColumn read_labels(const CsvTable& table, int64_t column, bool strict) {

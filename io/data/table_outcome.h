@@ -2,23 +2,14 @@
 #pragma once
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "io/data/csv.h"
 
 namespace pm::io {
 
-// "FILE: row 3, column label (line 4)": where a message points to.
-std::string place_in(const CsvTable& table, int64_t row, int64_t column);
-std::string trimmed(std::string_view text);
-// The field without spaces around it.
-std::string field_at(const CsvTable& table, int64_t row, int64_t column);
 // Nothing, or what tables write for it: NA, N/A, nan, None, null, Unknown, Not Reported, [Not Available], ..
 bool is_missing(const std::string& text);
-std::optional<double> parse_number(const std::string& text);
-// Throws IoError naming the place when the field is no finite number.
-double number_at(const CsvTable& table, int64_t row, int64_t column);
 
 struct LabelColumn {
   std::vector<std::optional<int64_t>> values;  // per row; nothing: missing

@@ -71,29 +71,17 @@ std::optional<double> value_of(const ReportFold& fold, size_t metric) {
   return fold.metrics[metric];
 }
 
-Summary summarize(const RunReport& report, size_t metric) {
-  Summary summary;
-  double sum = 0.0, squares = 0.0;
+metrics::Summary summarize(const RunReport& report, size_t metric) {
+  std::vector<double> values;
   for (const ReportFold& fold : report.folds) {
-    if (const auto value = value_of(fold, metric); value && fold.state == FoldState::done) {
-      ++summary.folds;
-      sum += *value;
-    }
+    if (const auto value = value_of(fold, metric); value && fold.state == FoldState::done) values.push_back(*value);
   }
-  if (summary.folds == 0) return summary;
-  summary.mean = sum / static_cast<double>(summary.folds);
-  for (const ReportFold& fold : report.folds) {
-    if (const auto value = value_of(fold, metric); value && fold.state == FoldState::done) {
-      squares += (*value - summary.mean) * (*value - summary.mean);
-    }
-  }
-  if (summary.folds > 1) summary.deviation = std::sqrt(squares / static_cast<double>(summary.folds - 1));
-  return summary;
+  return metrics::summarise(values);
 }
 
-std::string mean_and_deviation(const Summary& summary) {
-  if (summary.folds == 0) return "–";
-  if (summary.folds == 1) return fmt::format("{:.3f}", summary.mean);
+std::string mean_and_deviation(const metrics::Summary& summary) {
+  if (summary.n == 0) return "–";
+  if (summary.n == 1) return fmt::format("{:.3f}", summary.mean);
   return fmt::format("{:.3f} ± {:.3f}", summary.mean, summary.deviation);
 }
 
@@ -119,11 +107,11 @@ std::string verdict(const RunReport& report) {
   std::string text;
   if (!report.metrics.empty()) {
     const ReportMetric& metric = report.metrics[0];
-    const Summary summary = summarize(report, 0);
-    if (summary.folds > 1) {
+    const metrics::Summary summary = summarize(report, 0);
+    if (summary.n > 1) {
       text = fmt::format("{} {} (mean ± standard deviation of {} folds). ", capitalized(metric.name),
-                         mean_and_deviation(summary), summary.folds);
-    } else if (summary.folds == 1) {
+                         mean_and_deviation(summary), summary.n);
+    } else if (summary.n == 1) {
       text = fmt::format("{} {:.3f} on held-out cases of one fold. ", capitalized(metric.name), summary.mean);
     } else if (metric.pooled) {
       text = fmt::format("{} {:.3f} on held-out cases. ", capitalized(metric.name), *metric.pooled);

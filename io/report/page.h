@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "engine/metrics/summary.h"
 #include "io/report/run_report.h"
 
 namespace pm::io::page {
@@ -11,16 +12,11 @@ namespace pm::io::page {
 extern const std::string_view kStyle;
 
 // Over the folds that are done and have a value.
-struct Summary {
-  int64_t folds = 0;
-  double mean = 0.0;
-  double deviation = 0.0;  // with folds - 1 below the line; 0 for one fold
-};
-Summary summarize(const RunReport& report, size_t metric);
+metrics::Summary summarize(const RunReport& report, size_t metric);
 // The fold's value, none where it is missing or not a number.
 std::optional<double> value_of(const ReportFold& fold, size_t metric);
 // "0.648 ± 0.031", "0.648" of one fold, "–" of none.
-std::string mean_and_deviation(const Summary& summary);
+std::string mean_and_deviation(const metrics::Summary& summary);
 std::string interval_text(const ReportMetric& metric);  // "0.590 to 0.691"; "" without
 // What came out, in sentences a reader need not decode.
 std::string verdict(const RunReport& report);

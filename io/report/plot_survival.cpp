@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "engine/core/check.h"
+#include "engine/metrics/summary.h"
 #include "io/report/plots.h"
 #include "io/report/svg.h"
 
@@ -134,7 +135,7 @@ void draw_numbers_at_risk(svg::Canvas& canvas, const KaplanMeierPlot& plot, cons
     const char* color = svg::ink(i).text;
     canvas.text(2, row, svg::shorten(plot.curves[i].name, 9), fmt::format(R"( fill="{}")", color));
     for (const double tick : svg::ticks_within(0.0, x.data_high, step)) {
-      canvas.text(x(tick), row, std::to_string(at_risk(plot.curves[i], tick)),
+      canvas.text(x(tick), row, std::to_string(metrics::at_risk_at(plot.curves[i].steps, tick)),
                   fmt::format(R"( text-anchor="middle" fill="{}")", color));
     }
   }
@@ -150,28 +151,20 @@ std::optional<Interval> survival_interval(const KaplanMeierStep& step) {
   return Interval{std::exp(log_survival * std::exp(half)), std::exp(log_survival * std::exp(-half))};
 }
 
-int64_t at_risk(const KaplanMeierCurve& curve, double time) {
-  for (const KaplanMeierStep& step : curve.steps) {
-    if (step.time >= time) return step.at_risk;
+KaplanMeierPlot kaplan_meier_plot(const metrics::FollowUp& follow_up, std::span<const int64_t> group,
+                                  const std::vector<std::string>& names) {
+  KaplanMeierPlot plot;
+  const auto count = static_cast<int64_t>(names.size());
+  const double p = metrics::log_rank(follow_up, group, count).p;
+  if (!std::isnan(p)) plot.p = p;
+  for (int64_t k = 0; k < count; ++k) {
+    const metrics::FollowUp part = follow_up.subset(metrics::cases_where(group, k));
+    plot.curves.push_back({names[static_cast<size_t>(k)], metrics::kaplan_meier(part)});
   }
-  return 0;
-}
-
-std::optional<double> median_time(const KaplanMeierCurve& curve) {
-  constexpr double kRounding = 1e-9;  // products of fractions reach one half only nearly
-  for (size_t i = 0; i < curve.steps.size(); ++i) {
-    if (curve.steps[i].survival > 0.5 + kRounding) continue;
-    if (curve.steps[i].survival < 0.5 - kRounding) return curve.steps[i].time;
-    size_t next =
-        i + 1;  // exactly one half: the middle of that stretch, which ends with the next event or the follow-up
-    while (next + 1 < curve.steps.size() && curve.steps[next].events == 0) ++next;
-    return 0.5 * (curve.steps[i].time + curve.steps[std::min(next, curve.steps.size() - 1)].time);
-  }
-  return std::nullopt;
+  return plot;
 }
 
 std::string p_value(double p) {
-  if (!std::isfinite(p)) return "p not defined";
   if (p < 0.001) return "p < 0.001";
   return p < 0.1 ? fmt::format("p = {:.2g}", p) : fmt::format("p = {:.2f}", p);
 }

@@ -21,10 +21,6 @@ struct Interval {
   double low = 0.0, high = 1.0;
 };
 std::optional<Interval> survival_interval(const KaplanMeierStep& step);
-// Cases still followed just before `time`.
-int64_t at_risk(const KaplanMeierCurve& curve, double time);
-// The time by which half have died, as R's survfit gives it; none while more than half live.
-std::optional<double> median_time(const KaplanMeierCurve& curve);
 // "p = 0.012", "p < 0.001"
 std::string p_value(double p);
 

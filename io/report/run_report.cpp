@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 
 #include "io/data/atomic_file.h"
@@ -42,11 +43,11 @@ std::string key_figures(const RunReport& report) {
   std::string out;
   for (size_t i = 0; i < report.metrics.size(); ++i) {
     const ReportMetric& metric = report.metrics[i];
-    const page::Summary summary = page::summarize(report, i);
+    const metrics::Summary summary = page::summarize(report, i);
     const std::string name = page::capitalized(metric.name);
-    if (summary.folds > 1) {
-      out += key_figure(name, page::mean_and_deviation(summary), fmt::format("{} folds", summary.folds));
-    } else if (summary.folds == 1) {
+    if (summary.n > 1) {
+      out += key_figure(name, page::mean_and_deviation(summary), fmt::format("{} folds", summary.n));
+    } else if (summary.n == 1) {
       out += key_figure(name, page::mean_and_deviation(summary), "one fold");
     } else if (metric.pooled) {
       out += key_figure(name, fmt::format("{:.3f}", *metric.pooled), "held-out cases together");
@@ -136,8 +137,8 @@ std::string fold_section(const RunReport& report) {
   }
   out += "</tbody>\n<tfoot>\n";
   out += foot_row(report, "Mean ± deviation", counts.size(), [&](size_t i) {
-    const page::Summary summary = page::summarize(report, i);
-    return summary.folds > 0 ? page::mean_and_deviation(summary) : "";
+    const metrics::Summary summary = page::summarize(report, i);
+    return summary.n > 0 ? page::mean_and_deviation(summary) : "";
   });
   out += foot_row(report, "All held-out cases", counts.size(), [&](size_t i) {
     return report.metrics[i].pooled ? fmt::format("{:.3f}", *report.metrics[i].pooled) : "";
@@ -159,11 +160,12 @@ std::string survival_section(const RunReport& report) {
     const KaplanMeierCurve& curve = plot.curves[i];
     int64_t events = 0;
     for (const KaplanMeierStep& step : curve.steps) events += step.events;
-    const std::optional<double> median = median_time(curve);
+    const double median = metrics::median_survival(curve.steps);
     out += fmt::format(R"(<p><span class="key" style="color:{}"></span>{}: {} cases, {} events, {}.</p>)",
-                       svg::ink(i).line, escape(page::capitalized(curve.name)), at_risk(curve, 0.0), events,
-                       median ? fmt::format("median survival {:.1f} {}", *median, escape(plot.time_unit))
-                              : "median survival not reached");
+                       svg::ink(i).line, escape(page::capitalized(curve.name)), metrics::at_risk_at(curve.steps, 0.0),
+                       events,
+                       std::isnan(median) ? "median survival not reached"
+                                          : fmt::format("median survival {:.1f} {}", median, escape(plot.time_unit)));
     out += "\n";
   }
   return out +

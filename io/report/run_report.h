@@ -1,13 +1,16 @@
 // The report of a training or evaluation run: one self-contained page, report.html, and its plots as SVG files.
 //
 // Callers fill RunReport with what they have: a part that is empty is left out of the page, so that the same call serves a
-// run in its first epoch, a run that was stopped and a finished one. Nothing is computed here but means and deviations over
-// folds and the geometry of plots; curves and p values come from engine/metrics. All text may hold any UTF-8: it is escaped.
+// run in its first epoch, a run that was stopped and a finished one. Nothing is computed here but
+// the geometry of plots; means, curves and p values come from engine/metrics. All text may hold any UTF-8: it is escaped.
 #pragma once
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
+
+#include "engine/metrics/survival.h"
 
 namespace pm::io {
 
@@ -50,14 +53,7 @@ struct FoldCurves {
   Curve validation_metric;  // RunReport::metrics[0] on the held-out cases, one point per epoch
 };
 
-// One distinct follow-up time of a group, ascending, events and censored cases alike (the rows of R's survfit).
-struct KaplanMeierStep {
-  double time = 0.0;
-  double survival = 1.0;  // just after `time`
-  double std_err = 0.0;   // of `survival` itself, by Greenwood's formula
-  int64_t at_risk = 0;    // just before `time`
-  int64_t events = 0, censored = 0;
-};
+using metrics::KaplanMeierStep;
 struct KaplanMeierCurve {
   std::string name;  // "low risk"
   std::vector<KaplanMeierStep> steps;
@@ -65,9 +61,12 @@ struct KaplanMeierCurve {
 struct KaplanMeierPlot {
   std::vector<KaplanMeierCurve> curves;
   std::string time_unit = "months";  // with "months" the axis counts in years' worth of them: 12, 24, 60
-  std::optional<double> p;           // log-rank between the curves
+  std::optional<double> p;           // log-rank between the curves; none where nothing can be compared
   std::string note;                  // how the groups were made, one sentence
 };
+// The curves of groups of cases and the log-rank test between them. group: of each case, 0 .. names.size() - 1.
+KaplanMeierPlot kaplan_meier_plot(const metrics::FollowUp& follow_up, std::span<const int64_t> group,
+                                  const std::vector<std::string>& names);
 
 struct ConfusionMatrix {
   std::vector<std::string> class_names;      // shorter than counts: filled with numbers

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <filesystem>
 
 #include "engine/core/error.h"
@@ -67,6 +68,31 @@ TEST_CASE("csv fields written are read back", "[cpu]") {
   REQUIRE(table.row_count() == 1);
   CHECK(table.rows[0] == fields);
   CHECK(io::csv_field("plain") == "plain");
+}
+
+TEST_CASE("csv numbers are whole fields, and a message says where they are not", "[cpu]") {
+  const io::CsvTable table = io::parse_csv("id,n\na, 1.5e1 \nb,2x\nc, \nd,inf\n", "t.csv");
+  CHECK(io::number_at(table, 0, 1) == 15.0);
+  CHECK_THROWS_WITH(io::number_at(table, 1, 1), "t.csv: row 2, column n (line 3): a number is needed, got '2x'");
+  CHECK_THROWS_WITH(io::number_at(table, 2, 1), "t.csv: row 3, column n (line 4): a number is needed, got nothing");
+  CHECK_THROWS_AS(io::number_at(table, 3, 1), IoError);
+  for (const char* text : {"", " 1", "1 ", "nan", "1e999", "1,5", "0x10"}) {
+    CAPTURE(text);
+    CHECK_FALSE(io::parse_number(text));
+  }
+}
+
+TEST_CASE("csv names are ordered by number, then by letter", "[cpu]") {
+  std::vector<std::string> names = {"b", "10", "a", "2", "2.0", "-1"};
+  std::sort(names.begin(), names.end(), io::numbers_first);
+  CHECK(names == std::vector<std::string>{"-1", "2", "2.0", "10", "a", "b"});
+}
+
+TEST_CASE("csv files are tab-separated where their names end in tsv, in either case", "[cpu]") {
+  const TempDir dir;
+  const std::string path = dir.path() + GENERATE("/t.tsv", "/T.TSV");
+  io::write_file_atomically(path, "a\tb\n1,5\t2\n");
+  CHECK(io::read_csv(path).rows == std::vector<std::vector<std::string>>{{"1,5", "2"}});
 }
 
 TEST_CASE("csv tables as published are read", "[cpu][data]") {

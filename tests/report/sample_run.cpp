@@ -9,31 +9,26 @@ namespace {
 
 double unit(std::mt19937& random) { return (static_cast<double>(random()) + 0.5) / 4294967296.0; }
 
-// Cases with exponential times, some censored, as the product-limit estimate of them.
-io::KaplanMeierCurve survival_curve(const std::string& name, int64_t cases, double rate, uint32_t seed) {
+// Adds cases of a group with exponential times, some censored.
+void add_cases(std::vector<double>& months, std::vector<uint8_t>& event, int64_t cases, double rate, uint32_t seed) {
   std::mt19937 random(seed);
-  std::vector<std::pair<double, bool>> followed;  // months, event
   for (int64_t i = 0; i < cases; ++i) {
-    const double event = -std::log(unit(random)) / rate, end = 6.0 + 134.0 * unit(random);
-    followed.emplace_back(std::round(10.0 * std::min(event, end)) / 10.0, event <= end);
+    const double death = -std::log(unit(random)) / rate, end = 6.0 + 134.0 * unit(random);
+    months.push_back(std::round(10.0 * std::min(death, end)) / 10.0);
+    event.push_back(death <= end ? 1 : 0);
   }
-  std::sort(followed.begin(), followed.end());
-  io::KaplanMeierCurve curve{name, {}};
-  double survival = 1.0, greenwood = 0.0;
-  for (size_t i = 0; i < followed.size();) {
-    io::KaplanMeierStep step;
-    step.time = followed[i].first;
-    step.at_risk = static_cast<int64_t>(followed.size() - i);
-    for (; i < followed.size() && followed[i].first == step.time; ++i)
-      (followed[i].second ? step.events : step.censored) += 1;
-    const auto n = static_cast<double>(step.at_risk), d = static_cast<double>(step.events);
-    survival *= 1.0 - d / n;
-    if (n > d) greenwood += d / (n * (n - d));
-    step.survival = survival;
-    step.std_err = survival * std::sqrt(greenwood);
-    curve.steps.push_back(step);
-  }
-  return curve;
+}
+
+io::KaplanMeierPlot survival_plot() {
+  std::vector<double> months;
+  std::vector<uint8_t> event;
+  add_cases(months, event, 120, 0.006, 5);
+  add_cases(months, event, 120, 0.016, 6);
+  std::vector<int64_t> group(240, 1);
+  std::fill_n(group.begin(), 120, 0);
+  io::KaplanMeierPlot plot = io::kaplan_meier_plot({months, event}, group, {"low risk", "high risk"});
+  plot.note = "Held-out cases of all folds, halved at the median predicted risk of their fold.";
+  return plot;
 }
 
 io::FoldCurves fold_curves(const std::string& fold, int64_t epochs, uint32_t seed, double best) {
@@ -121,11 +116,7 @@ io::RunReport sample_survival_run() {
   cohort.remarks = {"11 cases have two slides: each slide is a sample, predictions are averaged per case.",
                     "Two slides were left out, see above."};
   run.cohort = cohort;
-  io::KaplanMeierPlot plot;
-  plot.curves = {survival_curve("low risk", 120, 0.006, 5), survival_curve("high risk", 120, 0.016, 6)};
-  plot.p = 0.00042;
-  plot.note = "Held-out cases of all folds, halved at the median predicted risk of their fold.";
-  run.kaplan_meier = plot;
+  run.kaplan_meier = survival_plot();
   const char* predictions[] = {"low risk (3rd percentile)", "low risk (8th percentile)", "high risk (97th percentile)"};
   for (uint32_t i = 0; i < 8; ++i) {
     io::WorstSlide slide;

@@ -73,41 +73,39 @@ TEST_CASE("labels keep their order and distance within the plot", "[cpu]") {
   CHECK(io::svg::spread({100.0, 100.0}, 10.0, 0.0, 200.0) == std::vector<double>{95.0, 105.0});
 }
 
-// R: survfit(Surv(c(1,2,2,3,4,5), c(1,1,0,0,1,1)) ~ 1, conf.type = "log-log")
-TEST_CASE("numbers read from survival curves agree with hand calculation", "[cpu]") {
-  io::KaplanMeierCurve curve{"all", {}};
-  const double first = 5.0 / 6.0, second = first * 4.0 / 5.0, third = second / 2.0;
-  const double sum1 = 1.0 / 30.0, sum2 = sum1 + 1.0 / 20.0, sum3 = sum2 + 1.0 / 2.0;
-  curve.steps = {{1.0, first, first * std::sqrt(sum1), 6, 1, 0},
-                 {2.0, second, second * std::sqrt(sum2), 5, 1, 1},
-                 {3.0, second, second * std::sqrt(sum2), 3, 0, 1},
-                 {4.0, third, third * std::sqrt(sum3), 2, 1, 0},
-                 {5.0, 0.0, 0.0, 1, 1, 0}};
-  CHECK(io::at_risk(curve, 0.0) == 6);
-  CHECK(io::at_risk(curve, 2.0) == 5);
-  CHECK(io::at_risk(curve, 2.5) == 3);
-  CHECK(io::at_risk(curve, 5.0) == 1);
-  CHECK(io::at_risk(curve, 5.1) == 0);
-  CHECK(io::median_time(curve) == 4.0);
-  const auto interval = io::survival_interval(curve.steps[1]);
+TEST_CASE("survival intervals and p values agree with hand calculation", "[cpu]") {
+  const double survival = 5.0 / 6.0 * 4.0 / 5.0, sum = 1.0 / 30.0 + 1.0 / 20.0;
+  const auto interval = io::survival_interval({2.0, survival, survival * std::sqrt(sum), 5, 1, 1});
   REQUIRE(interval);
   // exp(-exp(log(-log S) +- 1.959964 sqrt(sum) / |log S|))
-  const double log_survival = std::log(second), half = 1.959963984540054 * std::sqrt(sum2) / std::abs(log_survival);
+  const double log_survival = std::log(survival), half = 1.959963984540054 * std::sqrt(sum) / std::abs(log_survival);
   CHECK(interval->low == Approx(std::exp(-std::exp(std::log(-log_survival) + half))).epsilon(1e-12));
   CHECK(interval->high == Approx(std::exp(-std::exp(std::log(-log_survival) - half))).epsilon(1e-12));
   CHECK(interval->low > 0.0);
   CHECK(interval->high < 1.0);
-  CHECK_FALSE(io::survival_interval(curve.steps[4]));
-  // Exactly one half over a stretch: its middle, as in R.
-  CHECK(io::median_time({"", {{1.0, 0.5, 0.3, 2, 1, 0}, {3.0, 0.0, 0.0, 1, 1, 0}}}) == 2.0);
-  CHECK(io::median_time({"", {{1.0, 0.5, 0.3, 4, 2, 0}, {2.0, 0.5, 0.3, 2, 0, 1}, {4.0, 0.5, 0.3, 1, 0, 1}}}) == 2.5);
-  CHECK(io::median_time({"", {{1.0, 0.5, 0.3, 2, 1, 1}}}) == 1.0);
-  CHECK_FALSE(io::median_time({"", {{1.0, 0.75, 0.2, 4, 1, 0}, {3.0, 0.75, 0.2, 3, 0, 3}}}));
+  CHECK_FALSE(io::survival_interval({5.0, 0.0, std::nan(""), 1, 1, 0}));
   CHECK(io::p_value(0.0004) == "p < 0.001");
   CHECK(io::p_value(0.0234) == "p = 0.023");
   CHECK(io::p_value(0.4567) == "p = 0.46");
-  CHECK(io::p_value(std::nan("")) == "p not defined");
   CHECK(io::p_value(1.0) == "p = 1.00");
+}
+
+// R: survdiff(Surv(c(1,2,3,4), rep(1,4)) ~ c(0,0,1,1)): observed - expected of the first group is 7/6, its variance 17/36.
+TEST_CASE("a Kaplan-Meier plot is made from cases", "[cpu]") {
+  const std::vector<int64_t> group = {0, 1, 0, 1};
+  const io::KaplanMeierPlot plot = io::kaplan_meier_plot({{1.0, 3.0, 2.0, 4.0}, {1, 1, 1, 1}}, group, {"high", "low"});
+  REQUIRE(plot.curves.size() == 2);
+  CHECK(plot.curves[0].name == "high");
+  REQUIRE(plot.curves[1].steps.size() == 2);
+  CHECK(plot.curves[1].steps[0].time == 3.0);
+  CHECK(plot.curves[1].steps[0].survival == 0.5);
+  REQUIRE(plot.p);
+  CHECK(*plot.p == Approx(std::erfc(std::sqrt(0.5 * (49.0 / 36.0) / (17.0 / 36.0)))).epsilon(1e-12));
+  // Nothing to compare: no event, or one group.
+  CHECK_FALSE(io::kaplan_meier_plot({{1.0, 3.0, 2.0, 4.0}, {0, 0, 0, 0}}, group, {"high", "low"}).p);
+  const io::KaplanMeierPlot alone = io::kaplan_meier_plot({{1.0, 3.0}, {1, 0}}, std::vector<int64_t>{0, 0}, {"all"});
+  CHECK_FALSE(alone.p);
+  CHECK(count(io::kaplan_meier_svg(alone), "log-rank") == 0);
 }
 
 TEST_CASE("the Kaplan-Meier plot shows what it was given", "[cpu]") {

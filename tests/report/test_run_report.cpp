@@ -90,15 +90,15 @@ TEST_CASE("the verdict says what the numbers allow", "[cpu]") {
 }
 
 TEST_CASE("mean and deviation are over the folds that are done", "[cpu]") {
-  const io::page::Summary summary = io::page::summarize(sample_survival_run(), 0);
-  CHECK(summary.folds == 4);
+  const metrics::Summary summary = io::page::summarize(sample_survival_run(), 0);
+  CHECK(summary.n == 4);
   CHECK(summary.mean == Approx(0.665).epsilon(1e-12));
   CHECK(summary.deviation ==
         Approx(std::sqrt((0.023 * 0.023 + 0.024 * 0.024 + 0.037 * 0.037 + 0.036 * 0.036) / 3.0)).epsilon(1e-12));
   io::RunReport run = sample_staging_run();
   run.folds[3].metrics = {0.99};  // still running
-  CHECK(io::page::summarize(run, 0).folds == 2);
-  CHECK(io::page::summarize(run, 7).folds == 0);
+  CHECK(io::page::summarize(run, 0).n == 2);
+  CHECK(io::page::summarize(run, 7).n == 0);
 }
 
 TEST_CASE("no text of a table reaches the page as markup", "[cpu]") {
