@@ -56,14 +56,6 @@ io::FoldCurves curves_of(const FoldSource& fold, const std::string& judge) {
   return curves;
 }
 
-io::KaplanMeierCurve curve_of(const std::string& name, const metrics::FollowUp& follow_up) {
-  io::KaplanMeierCurve curve{name, {}};
-  for (const metrics::KaplanMeierStep& s : metrics::kaplan_meier(follow_up)) {
-    curve.steps.push_back({s.time, s.survival, s.std_err, s.at_risk, s.events, s.censored});
-  }
-  return curve;
-}
-
 // The cases below and above the median of the predicted risk.
 io::KaplanMeierPlot median_halves(const io::CsvTable& table) {
   std::vector<double> risk, time;
@@ -80,7 +72,7 @@ io::KaplanMeierPlot median_halves(const io::CsvTable& table) {
   io::KaplanMeierPlot plot;
   for (const int k : {0, 1}) {
     if (!members[k].empty())
-      plot.curves.push_back(curve_of(k == 0 ? "low risk" : "high risk", follow_up.subset(members[k])));
+      plot.curves.push_back({k == 0 ? "low risk" : "high risk", metrics::kaplan_meier(follow_up.subset(members[k]))});
   }
   const double p = metrics::log_rank(follow_up, half, 2).p;
   if (std::isfinite(p)) plot.p = p;
