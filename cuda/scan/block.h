@@ -50,6 +50,15 @@ struct ConvGrads {
 };
 void convolve_grad(const Sequences&, const MambaBlockArgs&, const void* x, const ConvGrads&, Stream);
 
+// block_prepare.cu: layers of few channels, whose weights fit into shared memory many times over: all from tokens to what
+// the scans read in one kernel. x_proj: reordered. inputs: null where not wanted.
+bool narrow(const MambaBlockArgs&);
+struct PreparedInputs {
+  void *hn, *x, *z;  // (rows, channels), (rows, d_inner) twice
+};
+void prepare_narrow(const Sequences&, const MambaBlockArgs&, const void* tokens, const float* const (&x_proj)[2],
+                    const PreparedInputs& inputs, const Projected (&out)[2], Stream);
+
 // block_project.cu: x_proj with its rows in the order B, C, dt and rows of zeros behind, (proj_width, d_inner); and its
 // gradient back in the order of x_proj.
 void reorder_x_proj(const MambaBlockArgs&, int proj_width, const void* x_proj, float* out, Stream);

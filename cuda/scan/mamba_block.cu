@@ -1,5 +1,6 @@
 // The fused Mamba block on CUDA: passes of its forward direction and what both directions share. The kernels:
 //
+//   block_prepare.cu                  narrow layers (3 to 24 channels): from tokens to what the scans read, all at once
 //   norm, in_proj, out_proj, x_proj   cuda/norm, cuda/gemm (cuBLAS; small kernels below 48 features)
 //   block_conv.cu                     both convolutions and SiLU
 //   block_project.cu                  delta = softplus(dt_proj)
@@ -75,9 +76,9 @@ ReorderedProjections::ReorderedProjections(const MambaBlockArgs& args, Stream st
   }
 }
 
-Prepared::Prepared(const MambaBlockArgs& args, int64_t max_rows, Stream stream)
-    : hn(stream, max_rows * args.channels, size_of(args.dtype)),
-      x(stream, max_rows * args.d_inner, size_of(args.dtype)),
+Prepared::Prepared(const MambaBlockArgs& args, int64_t max_rows, bool for_gradient, Stream stream)
+    : hn(stream, for_gradient || !narrow(args) ? max_rows * args.channels : 0, size_of(args.dtype)),
+      x(stream, for_gradient || !narrow(args) ? max_rows * args.d_inner : 0, size_of(args.dtype)),
       z(stream, max_rows * args.d_inner, size_of(args.dtype)),
       u{{stream, max_rows * args.d_inner, size_of(args.dtype)}, {stream, max_rows * args.d_inner, size_of(args.dtype)}},
       delta{{stream, max_rows * args.d_inner, size_of(args.dtype)},
@@ -85,11 +86,22 @@ Prepared::Prepared(const MambaBlockArgs& args, int64_t max_rows, Stream stream)
       proj{{stream, max_rows * proj_width_of(args), size_of(args.dtype)},
            {stream, max_rows * proj_width_of(args), size_of(args.dtype)}} {}
 
-void Prepared::run(const MambaBlockArgs& args, const Segment& segment, const ReorderedProjections& x_proj, bool with_z,
-                   Stream stream) {
-  const int64_t rows = segment.all_rows(), d_inner = args.d_inner, width = proj_width_of(args);
+void Prepared::run(const MambaBlockArgs& args, const Segment& segment, const ReorderedProjections& x_proj,
+                   Wanted wanted, Stream stream) {
   const int64_t first_row = segment.first_sequence * args.seq_len + segment.first_token - segment.lead;
   const void* tokens = offset(args.tokens, first_row * args.channels, args.dtype);
+  const Sequences s =
+      sequences_of(args, segment.sequences, segment.lead + segment.tokens + segment.trail, kMinChunk, false);
+  const Projected all[2] = {{u[0].get(), delta[0].get(), proj[0].get()}, {u[1].get(), delta[1].get(), proj[1].get()}};
+  if (!narrow(args)) return run_general(args, s, tokens, x_proj, wanted.z, all, stream);
+  const PreparedInputs inputs{wanted.inputs ? hn.get() : nullptr, wanted.inputs ? x.get() : nullptr,
+                              wanted.z ? z.get() : nullptr};
+  prepare_narrow(s, args, tokens, {x_proj.weight(0), x_proj.weight(1)}, inputs, all, stream);
+}
+
+void Prepared::run_general(const MambaBlockArgs& args, const Sequences& s, const void* tokens,
+                           const ReorderedProjections& x_proj, bool with_z, const Projected (&all)[2], Stream stream) {
+  const int64_t rows = s.rows(), d_inner = args.d_inner, width = s.proj_width;
   rms_norm({tokens, args.norm, hn.get(), rows, args.channels, args.norm_eps, args.dtype}, stream);
   LinearArgs in_proj{hn.get(), args.in_proj, nullptr, {{x.get(), d_inner}}, rows, args.channels, d_inner, args.dtype};
   if (with_z) {
@@ -97,9 +109,6 @@ void Prepared::run(const MambaBlockArgs& args, const Segment& segment, const Reo
     in_proj.out_features += d_inner;
   }
   linear(in_proj, stream);
-  const Sequences s =
-      sequences_of(args, segment.sequences, segment.lead + segment.tokens + segment.trail, kMinChunk, false);
-  const Projected all[2] = {{u[0].get(), delta[0].get(), proj[0].get()}, {u[1].get(), delta[1].get(), proj[1].get()}};
   convolve(s, args, x.get(), all, stream);
   for (int p = 0; p < 2; ++p) {
     linear({u[p].get(), x_proj.weight(p), nullptr, {{proj[p].get(), width}}, rows, d_inner, width, args.dtype}, stream);
@@ -158,7 +167,7 @@ struct Forward {
         segments(cut(a, most_rows(a), chunk_len)),
         chunks(ceil_div(a.seq_len, chunk_len)),
         x_proj(a, s),
-        prepared(a, most(), s),
+        prepared(a, most(), false, s),
         y(s, most() * a.d_inner, size_of(a.dtype)) {}
 
   int64_t most() const {
@@ -195,7 +204,7 @@ struct Forward {
   void run() {
     if (chunks == 1) {
       for (const Segment& segment : segments) {
-        prepared.run(args, segment, x_proj, true, stream);
+        prepared.run(args, segment, x_proj, {true, false}, stream);
         finish_segment(segment, {});
       }
       return;
@@ -203,12 +212,12 @@ struct Forward {
     const ChunkArrays arrays(args, args.batch * chunks, false, stream);
     const bool once = segments.size() == 1;
     for (const Segment& segment : segments) {
-      prepared.run(args, segment, x_proj, once, stream);
+      prepared.run(args, segment, x_proj, {once, false}, stream);
       summarise_segment(segment, arrays.chunks());
     }
     carry(args, args.batch, chunks, arrays.chunks(), stream);
     for (const Segment& segment : segments) {
-      if (!once) prepared.run(args, segment, x_proj, true, stream);
+      if (!once) prepared.run(args, segment, x_proj, {true, false}, stream);
       finish_segment(segment, arrays.chunks());
     }
   }

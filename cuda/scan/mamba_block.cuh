@@ -53,15 +53,23 @@ class ReorderedProjections {
 
 // What the scans read, for one segment, halo included.
 struct Prepared {
-  Prepared(const MambaBlockArgs& args, int64_t max_rows, Stream stream);
-  // Fills everything for a segment; z only if wanted.
-  void run(const MambaBlockArgs& args, const Segment& segment, const ReorderedProjections& x_proj, bool with_z,
+  // for_gradient: hn and x may be wanted. Where one kernel prepares a layer, they have no memory otherwise.
+  Prepared(const MambaBlockArgs& args, int64_t max_rows, bool for_gradient, Stream stream);
+  struct Wanted {
+    bool z, inputs;  // inputs: hn and x, which the scans do not read
+  };
+  // Fills u, delta and proj for a segment, and what is wanted.
+  void run(const MambaBlockArgs& args, const Segment& segment, const ReorderedProjections& x_proj, Wanted wanted,
            Stream stream);
   // The same, without the halo.
   void core(const MambaBlockArgs& args, const Segment& segment, Projected (&rows)[2]) const;
 
   Buffer hn, x, z;  // (rows, channels), (rows, d_inner) twice
   Buffer u[2], delta[2], proj[2];
+
+ private:
+  void run_general(const MambaBlockArgs& args, const Sequences& s, const void* tokens,
+                   const ReorderedProjections& x_proj, bool with_z, const Projected (&all)[2], Stream stream);
 };
 
 int proj_width_of(const MambaBlockArgs& args);

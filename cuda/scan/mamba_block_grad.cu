@@ -94,7 +94,7 @@ struct Gradient {
         chunks(ceil_div(args.seq_len, kGradChunk)),
         width(proj_width_of(args)),
         x_proj(args, s),
-        prepared(args, rows, s),
+        prepared(args, rows, true, s),
         dy(wide()),
         y(wide()),
         dz(wide()),
@@ -124,8 +124,9 @@ struct Gradient {
     return offset(grads.dout, first_row(segment) * args.channels, args.dtype);
   }
 
-  void prepare(const Segment& segment) {
-    prepared.run(args, segment, x_proj, true, stream);
+  // with_inputs: for the way back through convolutions, in_proj and norm.
+  void prepare(const Segment& segment, bool with_inputs) {
+    prepared.run(args, segment, x_proj, {true, with_inputs}, stream);
     linear_grad_input({{{dout(segment), args.channels}},
                        args.out_proj,
                        dy.at(segment.lead * args.d_inner),
@@ -220,7 +221,7 @@ struct Gradient {
     const Chunks entering = arrays.chunks();
     const bool once = segments.size() == 1;
     for (const Segment& segment : segments) {
-      prepare(segment);
+      prepare(segment, once);
       summarise_segment(segment, entering);
     }
     carry(args, args.batch, chunks, entering, stream);
@@ -233,7 +234,7 @@ struct Gradient {
     const WeightGrads result(grads);
     const Scratch<float> memory(stream, once ? 0 : 2 * result.total);
     for (size_t i = 0; i < segments.size(); ++i) {
-      if (!once) prepare(segments[i]);
+      if (!once) prepare(segments[i], true);
       const WeightGrads out = once ? result : result.placed_at(memory.get() + (i == 0 ? 0 : result.total));
       scans(segments[i], entering, out);
       projections(segments[i], out);

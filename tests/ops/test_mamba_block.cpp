@@ -252,6 +252,15 @@ TEST_CASE("mamba_block on cuda equals cpu double on long inputs and many batch e
   check_against_double(cuda(), shape, dtype);
 }
 
+// Narrow layers are prepared in tiles of 248 or 120 tokens; odd lengths start every other sequence beside 16 bytes.
+TEST_CASE("mamba_block on cuda equals cpu double around a tile of a narrow layer", "[cuda]") {
+  const auto dtype = GENERATE(DType::f32, DType::bf16);
+  const int64_t channels = GENERATE(3, 6, 12, 24);
+  const int64_t tile = channels == 24 ? 120 : 248;
+  const int64_t beside = GENERATE(-1, 0, 1, 3);
+  check_against_double(cuda(), published_shape(2, tile + beside, channels), dtype);
+}
+
 // Shapes beside the published ones: either the kernels take them, or the operator says so and the block is composed.
 TEST_CASE("mamba_block on cuda computes or refuses other shapes", "[cuda]") {
   const auto dtype = GENERATE(DType::f32, DType::bf16);
