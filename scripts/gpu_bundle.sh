@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Packs the built programs for a GPU machine that has the CUDA libraries but not the others:
-#   programs.tar.gz  bin/: pixel-mamba and the tests that use a GPU, stripped; lib/: the shared libraries they need that a bare
-#                    machine lacks (together they shrink to less than half)
+#   programs.tar.xz  bin/: pixel-mamba and the tests that use a GPU, stripped; lib/: the shared libraries they need that a bare
+#                    machine lacks. Every program holds the same kernels: a dictionary larger than all of them keeps one copy
 #   tests/golden/    stored references
 #   run              run NAME [arguments]: starts bin/NAME with those libraries, from the folder of the bundle
 #   gpu_tests.sh, sanitize.sh: what it is for
@@ -52,7 +52,7 @@ done < <(ldd "${programs[@]}" | awk '$2 == "=>" && $3 ~ /^\// {print $1, $3}' | 
 
 rm -rf "$bundle"
 mkdir -p "$bundle/tests"
-tar -C "$stage" -cf - bin lib | gzip -6 >"$bundle/programs.tar.gz"
+tar -C "$stage" -cf - bin lib | xz --lzma2=preset=1,dict=128MiB >"$bundle/programs.tar.xz"
 cp -r "$root/tests/golden" "$bundle/tests/"
 cp "$root/scripts/gpu_tests.sh" "$root/scripts/sanitize.sh" "$bundle/"
 cat >"$bundle/run" <<'RUN'
@@ -61,7 +61,7 @@ cat >"$bundle/run" <<'RUN'
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 if [[ ! -d programs ]]; then  # unpack beside it and rename: several may start at once
   unpacked=$(mktemp -d .programs.XXXXXX)
-  tar -xzf programs.tar.gz -C "$unpacked" || exit 1
+  tar -xJf programs.tar.xz -C "$unpacked" || python3 -m tarfile -e programs.tar.xz "$unpacked" || exit 1
   mv -T "$unpacked" programs 2>/dev/null || rm -rf "$unpacked"
   ln -sfn programs/bin bin
 fi

@@ -282,7 +282,8 @@ struct GradWalk {
       float hB[kLaneChannels], hd[kLaneChannels], pairs[2 * kLaneStates];
       lane.backward(d, B, C, decay[t], state[t], t + 1 < kTile ? state[t + 1] : lane.state, hB, hd, pairs);
       sum_states(hB, hd, lane.state_lane);
-      if (lane.state_lane < 2) {  // over delta and u, which all lanes have read
+      __syncwarp();               // all lanes have read delta and u of the step
+      if (lane.state_lane < 2) {  // over them
 #pragma unroll
         for (int c = 0; c < kLaneChannels; ++c) (lane.state_lane == 0 ? value(t, c).x : value(t, c).y) = hB[c];
       }
