@@ -75,22 +75,29 @@ __global__ void __launch_bounds__(kBlock)
     rounded[i] = from_float<__nv_bfloat16>(values[i]);
 }
 
-// The rows of the weight that belong to one group, in the storage type; bf16 ones in scratch memory of their own, so that
-// every group starts aligned.
+// Elements [first, first + count) of the weight, those of one group, in the storage type; bf16 ones that
+// the caller does not have in scratch memory of their own, so that every group starts aligned.
 template <typename T>
 class GroupWeight {
  public:
-  GroupWeight(const float* weight, int64_t count, Stream stream)
-      : float32_(weight), rounded_(stream, std::is_same_v<T, float> ? 0 : count) {
+  GroupWeight(const void* weight, const void* stored, int64_t first, int64_t count, Stream stream)
+      : given_(static_cast<const T*>(std::is_same_v<T, float> ? weight : stored)),
+        first_(first),
+        rounded_(stream, given_ != nullptr ? 0 : count) {
     if constexpr (!std::is_same_v<T, float>) {
-      round_kernel<<<grid_for(count), kBlock, 0, raw(stream)>>>(weight, rounded_.get(), count);
+      if (given_ != nullptr) return;
+      const float* values = static_cast<const float*>(weight) + first;
+      round_kernel<<<grid_for(count), kBlock, 0, raw(stream)>>>(values, rounded_.get(), count);
       PM_CHECK_LAUNCH("linear round weight");
     }
   }
-  const void* get() const { return rounded_.get() != nullptr ? static_cast<const void*>(rounded_.get()) : float32_; }
+  const void* get() const {
+    return given_ != nullptr ? static_cast<const void*>(given_ + first_) : static_cast<const void*>(rounded_.get());
+  }
 
  private:
-  const float* float32_;
+  const T* given_;
+  int64_t first_;
   Scratch<__nv_bfloat16> rounded_;
 };
 
@@ -133,11 +140,11 @@ void for_row_chunks(int64_t rows, Fn&& fn) {
 template <typename T>
 void blas_linear(const LinearArgs& args, Stream stream) {
   const int64_t in = args.in_features;
-  const float* weight = static_cast<const float*>(args.weight);
   const float* bias = static_cast<const float*>(args.bias);
+  int64_t first = 0;
   for (const LinearOut& group : args.groups) {
     const int64_t columns = group.features;
-    const GroupWeight<T> group_weight(weight, columns * in, stream);
+    const GroupWeight<T> group_weight(args.weight, args.stored_weight, first, columns * in, stream);
     T* out = static_cast<T*>(group.data);
     for_row_chunks(args.rows, [&](int64_t begin, int64_t rows) {
       const T* x = static_cast<const T*>(args.x) + begin * in;
@@ -151,18 +158,18 @@ void blas_linear(const LinearArgs& args, Stream stream) {
       PM_CHECK_LAUNCH("linear add bias");
       bias += columns;
     }
-    weight += columns * in;
+    first += columns * in;
   }
 }
 
 template <typename T>
 void blas_grad_input(const LinearGradInputArgs& args, Stream stream) {
   const int64_t in = args.in_features;
-  const float* weight = static_cast<const float*>(args.weight);
   float beta = 0.0f;
+  int64_t first = 0;
   for (const LinearDout& group : args.groups) {
     const int64_t columns = group.features;
-    const GroupWeight<T> group_weight(weight, columns * in, stream);
+    const GroupWeight<T> group_weight(args.weight, args.stored_weight, first, columns * in, stream);
     for_row_chunks(args.rows, [&](int64_t begin, int64_t rows) {
       const T* dout = static_cast<const T*>(group.data) + begin * columns;
       multiply<T, T>({CUBLAS_OP_N, CUBLAS_OP_N, in, rows, columns, group_weight.get(), in, dout, columns, beta,
@@ -170,7 +177,7 @@ void blas_grad_input(const LinearGradInputArgs& args, Stream stream) {
                      stream);
     });
     beta = 1.0f;
-    weight += columns * in;
+    first += columns * in;
   }
 }
 

@@ -59,11 +59,10 @@ struct PreparedInputs {
 void prepare_narrow(const Sequences&, const MambaBlockArgs&, const void* tokens, const float* const (&x_proj)[2],
                     const PreparedInputs& inputs, const Projected (&out)[2], Stream);
 
-// block_project.cu: x_proj with its rows in the order B, C, dt and rows of zeros behind, (proj_width, d_inner); and its
-// gradient back in the order of x_proj.
-void reorder_x_proj(const MambaBlockArgs&, int proj_width, const void* x_proj, float* out, Stream);
+// block_weights.cu: the gradient of a reordered x_proj (proj_width, d_inner), back in the order of x_proj.
 void restore_x_proj(const MambaBlockArgs&, const float* gradient, void* x_proj, Stream);
-// delta of both directions from the dt columns of proj.
+
+// block_project.cu: delta of both directions from the dt columns of proj.
 void step_sizes(const Sequences&, const MambaBlockArgs&, const Projected (&rows)[2], Stream);
 // dproj (rows, proj_width) of one direction: B and C columns summed over the channel groups, dt columns from ddt (rows,
 // dt_rank); and dt (rows, dt_rank) taken out of proj.
@@ -96,22 +95,21 @@ void carry(const MambaBlockArgs&, int64_t batch, int64_t chunks, const Chunks&, 
 void summarise_grad(const Sequences&, const MambaBlockArgs&, const Projected (&rows)[2], const Chunks&,
                     int64_t first_pair, const void* z, const void* dy, Stream);
 
-// block_grad.cu, chunks of kGradChunk tokens: both directions, the forward one first.
+// block_grad.cu, chunks of at most kGradChunk tokens, a multiple of 4: both directions, the forward one first.
 constexpr int kGradChunk = 64;
 struct ScanGrads {
   void* y;                  // (rows, d_inner)
   void* dz;                 // (rows, d_inner)
   void *du[2], *ddelta[2];  // (rows, d_inner); ddelta before softplus
   float* pairs[2];          // (groups, rows, 32): partial dB, dC
-  float* parameters[2];     // (blocks, d_inner, 18): partial dA (by A itself), dD, dbias; blocks = parameter_rows(...)
+  float* parameters;        // (blocks, 2, d_inner, 18): partial dA (by A itself), dD, dbias; blocks = parameter_rows(...)
 };
 int64_t parameter_rows(const Sequences&);
-int64_t scan_parameter_floats(const MambaBlockArgs&,
-                              int64_t rows);  // room that sum_parameters needs for that many rows
+int64_t parameter_columns(const MambaBlockArgs&);  // 2 * d_inner * 18
 void scan_grad(const Sequences&, const MambaBlockArgs&, const Projected (&rows)[2], const Chunks&, int64_t first_pair,
                const void* z, const void* dy, const ScanGrads&, Stream);
-// Sums of `rows` rows of parameter partials to the gradients of one direction.
-void sum_parameters(const MambaBlockArgs&, int direction, float* partials, int64_t rows, const MambaDirectionGradArgs&,
+// Sums of `rows` rows of parameter partials to the gradients of both directions.
+void sum_parameters(const MambaBlockArgs&, const float* partials, int64_t rows, const MambaDirectionGradArgs (&out)[2],
                     Stream);
 
 }  // namespace pm::cuda::block

@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kGroup = 64;
 constexpr int kColumnThreads = 128;
-constexpr int kAhead = 16;  // chunks loaded at a time: an image has about that many in the wide layers
+constexpr int kMostAhead = 16;  // chunks loaded at a time: an image has about that many in the wide layers
 
 // One level of the tree: `count` summaries of each of `series` = 2 directions * batch sequences.
 struct Level {
@@ -49,7 +49,7 @@ struct Decays {
 
 // kWalk false: folds every group to one summary in `up`. kWalk true: walks every group from up's entry of it (zero where
 // up has none) and replaces each summary by what enters its chunk.
-template <bool kWalk>
+template <bool kWalk, int kAhead>
 __global__ void __launch_bounds__(kColumnThreads)
     block_carry_kernel(Level level, Level up, const __grid_constant__ Decays decays, int64_t d_inner,
                        int64_t group_len) {
@@ -88,14 +88,25 @@ __global__ void __launch_bounds__(kColumnThreads)
   }
 }
 
+// kAhead: chunks loaded at a time; more than a group has would only hold registers.
+template <typename Fn>
+void dispatch_ahead(int64_t group_len, Fn&& fn) {
+  if (group_len <= 2) return fn.template operator()<2>();
+  if (group_len <= 4) return fn.template operator()<4>();
+  if (group_len <= 8) return fn.template operator()<8>();
+  fn.template operator()<kMostAhead>();
+}
+
 template <bool kWalk>
 void launch(const Level& level, const Level& up, const Decays& decays, int64_t d_inner, int64_t group_len,
             Stream stream) {
   const int64_t blocks =
       2 * level.batch * ceil_div(level.count, group_len) * ceil_div(d_inner * kStates, kColumnThreads);
   const dim3 grid(static_cast<unsigned>(blocks), level.adjoints != nullptr ? 2 : 1);
-  block_carry_kernel<kWalk><<<grid, kColumnThreads, 0, raw(stream)>>>(level, up, decays, d_inner, group_len);
-  PM_CHECK_LAUNCH("block_carry");
+  dispatch_ahead(group_len, [&]<int kAhead>() {
+    block_carry_kernel<kWalk, kAhead><<<grid, kColumnThreads, 0, raw(stream)>>>(level, up, decays, d_inner, group_len);
+    PM_CHECK_LAUNCH("block_carry");
+  });
 }
 
 void carry_level(const Level& level, const Decays& decays, int64_t d_inner, Stream stream) {

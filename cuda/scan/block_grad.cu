@@ -50,7 +50,7 @@ __device__ __forceinline__ void store_parameters(const Sequences& s, float4* sha
   }
   __syncthreads();
   const int first_channel = blockIdx.x % s.groups * s.width, channels = min(s.width, s.d_inner - first_channel);
-  float* row = parameters + (blockIdx.x / s.groups * int64_t{s.d_inner} + first_channel) * kParameters;
+  float* row = parameters + (blockIdx.x / s.groups * 2 * int64_t{s.d_inner} + first_channel) * kParameters;
   for (int i = threadIdx.x; i < channels * kParameters; i += kGradThreads) {
     const int channel = i / kParameters, n = i % kParameters;
     float sum = 0.0f;
@@ -112,24 +112,29 @@ void launch(const Sequences& s, const GradInputs<T>& in, const GradOutputs<T>& o
   start(block_grad_kernel<T, 8, kSecond>, sizeof(GradMemory<8>));
 }
 
-// Gradients of A_log, D_skip and dt_bias from the summed parameters (d_inner, 18); dA_log = dA * A.
+struct ParameterGrads {
+  const float* A_log;
+  float *dA_log, *dD, *dbias;
+};
+
+// Gradients of A_log, D_skip and dt_bias of direction blockIdx.y from the summed parameters (2, d_inner, 18); dA_log = dA * A.
 __global__ void __launch_bounds__(kBlock)
-    block_parameters_kernel(const float* __restrict__ sums, const float* __restrict__ A_log, int64_t d_inner,
-                            float* dA_log, float* dD, float* dbias) {
+    block_parameters_kernel(const float* __restrict__ sums, ParameterGrads forward, ParameterGrads reverse,
+                            int64_t d_inner) {
   const int64_t i = int64_t{blockIdx.x} * kBlock + threadIdx.x;
   if (i >= d_inner * kParameters) return;
+  const ParameterGrads grads = blockIdx.y == 0 ? forward : reverse;
   const int64_t channel = i / kParameters, n = i % kParameters;
-  if (n < kStates) dA_log[channel * kStates + n] = -expf(A_log[channel * kStates + n]) * sums[i];
-  if (n == kStates) dD[channel] = sums[i];
-  if (n > kStates) dbias[channel] = sums[i];
+  const float sum = sums[blockIdx.y * d_inner * kParameters + i];
+  if (n < kStates) grads.dA_log[channel * kStates + n] = -expf(grads.A_log[channel * kStates + n]) * sum;
+  if (n == kStates) grads.dD[channel] = sum;
+  if (n > kStates) grads.dbias[channel] = sum;
 }
 
 }  // namespace
 
 int64_t parameter_rows(const Sequences& s) { return ceil_div(s.pairs(), s.subs); }
-int64_t scan_parameter_floats(const MambaBlockArgs& args, int64_t rows) {
-  return scan::padded_rows(rows) * args.d_inner * kParameters;
-}
+int64_t parameter_columns(const MambaBlockArgs& args) { return 2 * args.d_inner * kParameters; }
 
 void scan_grad(const Sequences& s, const MambaBlockArgs& args, const Projected (&rows)[2], const Chunks& chunks,
                int64_t first_pair, const void* z, const void* dy, const ScanGrads& grads, Stream stream) {
@@ -153,20 +158,23 @@ void scan_grad(const Sequences& s, const MambaBlockArgs& args, const Projected (
                                static_cast<T*>(grads.du[p]),
                                static_cast<T*>(grads.ddelta[p]),
                                grads.pairs[p],
-                               grads.parameters[p]};
+                               grads.parameters + p * args.d_inner * kParameters};
       p == 0 ? launch<T, false>(s, in, out, stream) : launch<T, true>(s, in, out, stream);
     }
   });
 }
 
-void sum_parameters(const MambaBlockArgs& args, int direction, float* partials, int64_t rows,
-                    const MambaDirectionGradArgs& out, Stream stream) {
-  const int64_t columns = args.d_inner * kParameters;
+void sum_parameters(const MambaBlockArgs& args, const float* partials, int64_t rows,
+                    const MambaDirectionGradArgs (&out)[2], Stream stream) {
+  const int64_t columns = parameter_columns(args);
   const Scratch<float> sums(stream, columns);
-  scan::sum_rows(partials, rows, columns, sums.get(), stream);
-  block_parameters_kernel<<<static_cast<unsigned>(ceil_div(columns, kBlock)), kBlock, 0, raw(stream)>>>(
-      sums.get(), static_cast<const float*>(args.direction[direction].A_log), args.d_inner,
-      static_cast<float*>(out.A_log), static_cast<float*>(out.D_skip), static_cast<float*>(out.dt_bias));
+  column_sum(partials, rows, columns, sums.get(), stream);
+  const auto grads = [&](int p) {
+    return ParameterGrads{static_cast<const float*>(args.direction[p].A_log), static_cast<float*>(out[p].A_log),
+                          static_cast<float*>(out[p].D_skip), static_cast<float*>(out[p].dt_bias)};
+  };
+  const dim3 grid(static_cast<unsigned>(ceil_div(columns / 2, kBlock)), 2);
+  block_parameters_kernel<<<grid, kBlock, 0, raw(stream)>>>(sums.get(), grads(0), grads(1), args.d_inner);
   PM_CHECK_LAUNCH("block_parameters");
 }
 

@@ -67,7 +67,7 @@ struct PairLoader {
 
   __device__ void begin(const Sequences& s, const Memory& memory, const T* proj, int first_sub, int tile,
                         bool reverse) {
-    const int i = tile * kTile + threadIdx.x % kWarp / 8, step = reverse ? kGradChunk - 1 - i : i;
+    const int i = tile * kTile + threadIdx.x % kWarp / 8, step = reverse ? s.chunk_len - 1 - i : i;
 #pragma unroll
     for (int k = 0; k < Memory::kSubsPerWarp; ++k) {
       const int sub = min(first_sub + k, s.subs - 1), token = min(step, max(memory.table.len[sub] - 1, 0));
@@ -168,6 +168,7 @@ struct GradWalk {
   template <bool kSecond>
   __device__ void forward_pass() {
     PairLoader<T, kSubLanes> loader;
+    const int tiles = s.chunk_len / kTile;
     T u[kElements], delta[kElements];
     float D[kElements];
     const auto load = [&](int tile) {
@@ -184,7 +185,7 @@ struct GradWalk {
     for (int j = 0; j < kElements; ++j) D[j] = in.D_skip[elements[j].channel];
     load(0);
 #pragma unroll 1
-    for (int tile = 0; tile < kGradTiles; ++tile) {
+    for (int tile = 0; tile < tiles; ++tile) {
       float skip[kElements];
 #pragma unroll
       for (int j = 0; j < kElements; ++j) {
@@ -194,7 +195,7 @@ struct GradWalk {
       }
       loader.finish(memory);
       __syncwarp();
-      if (tile + 1 < kGradTiles) load(tile + 1);
+      if (tile + 1 < tiles) load(tile + 1);
       Gate gate;
       if constexpr (kSecond) load_gate(tile, gate);
       if (tile > 0) {
@@ -223,7 +224,7 @@ struct GradWalk {
       *reinterpret_cast<float4*>(row + (kStates - flip)) = make_float4(pairs[4], pairs[5], pairs[6], pairs[7]);
     } else {
       sum_channels<kSubLanes>(pairs, warp_lane);
-      const int i = tile * kTile + t, token = in.reverse ? kGradChunk - 1 - i : i;
+      const int i = tile * kTile + t, token = in.reverse ? s.chunk_len - 1 - i : i;
       if (token >= memory.table.len[lane.sub]) return;
       float* target = out.pairs + (pair_base + memory.table.row[lane.sub] + token) * kPairColumns +
                       pair_column<kSubLanes>(warp_lane);
@@ -246,7 +247,7 @@ struct GradWalk {
   }
   // After a tile: the warps of each chunk in order. A barrier before; the other half of memory.warps serves the next tile.
   __device__ __forceinline__ void write_warps(int tile) {
-    const int warps = kWarps / s.subs, t = warp, i = tile * kTile + t, token = in.reverse ? kGradChunk - 1 - i : i;
+    const int warps = kWarps / s.subs, t = warp, i = tile * kTile + t, token = in.reverse ? s.chunk_len - 1 - i : i;
 #pragma unroll 1
     for (int sub = 0; sub < s.subs; ++sub) {
       float sum = 0.0f;
@@ -295,6 +296,7 @@ struct GradWalk {
   // Pass B. Sums of g * u and of ddelta over the lane's values of every element.
   __device__ void backward_pass(float2 (&sums)[kElements]) {
     PairLoader<T, kSubLanes> loader;
+    const int tiles = s.chunk_len / kTile;
     T u[kElements], delta[kElements], z[kElements], dy[kElements];
     float D[kElements];
     const auto load = [&](int tile) {
@@ -311,9 +313,9 @@ struct GradWalk {
     };
 #pragma unroll
     for (int j = 0; j < kElements; ++j) D[j] = in.D_skip[elements[j].channel];
-    load(kGradTiles - 1);
+    load(tiles - 1);
 #pragma unroll 1
-    for (int tile = kGradTiles - 1; tile >= 0; --tile) {
+    for (int tile = tiles - 1; tile >= 0; --tile) {
       float4 mine[kElements];
 #pragma unroll
       for (int j = 0; j < kElements; ++j) {

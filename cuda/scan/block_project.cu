@@ -1,8 +1,5 @@
-// What lies between the convolutions and the scans of the fused Mamba block, beside the matrix products: the order of
-// x_proj's rows, the step sizes, and the way back of both.
-//
-// A projected row holds B (16), C (16), dt (dt_rank) and zeros up to a multiple of 4 columns, so that the scans read B and C
-// in aligned pieces of four whatever dt_rank is; x_proj itself has dt in front.
+// What lies between the convolutions and the scans of the fused Mamba block, beside the matrix products: the step sizes, and
+// the way back to projected rows (their layout: block_weights.cu).
 //
 // step_sizes        : delta = softplus(dt_weight dt + dt_bias). A thread keeps the row of dt_weight of its channel in registers
 //                     and walks rows; dt is the same for all channels of a row, so its loads are broadcasts. Writes
@@ -17,28 +14,6 @@ namespace {
 constexpr int kPairs = 2 * kStates;
 constexpr int kStepThreads = 128;
 constexpr int kStepRows = 16;  // rows that a thread makes at least, where there are enough
-
-// Source row of x_proj for row `row` of the reordered one; -1: zeros.
-__host__ __device__ constexpr int64_t source_row(int64_t row, int64_t dt_rank) {
-  if (row < kPairs) return dt_rank + row;
-  return row < kPairs + dt_rank ? row - kPairs : -1;
-}
-
-__global__ void __launch_bounds__(kBlock)
-    block_reorder_kernel(const float* __restrict__ x_proj, float* __restrict__ out, int64_t d_inner, int64_t dt_rank,
-                         int64_t rows) {
-  const int64_t i = int64_t{blockIdx.x} * kBlock + threadIdx.x;
-  if (i >= rows * d_inner) return;
-  const int64_t source = source_row(i / d_inner, dt_rank);
-  out[i] = source >= 0 ? x_proj[source * d_inner + i % d_inner] : 0.0f;
-}
-__global__ void __launch_bounds__(kBlock)
-    block_restore_kernel(const float* __restrict__ gradient, float* __restrict__ x_proj, int64_t d_inner,
-                         int64_t dt_rank) {
-  const int64_t i = int64_t{blockIdx.x} * kBlock + threadIdx.x;
-  if (i >= (kPairs + dt_rank) * d_inner) return;
-  x_proj[source_row(i / d_inner, dt_rank) * d_inner + i % d_inner] = gradient[i];
-}
 
 __device__ __forceinline__ float4 load_four(const float* source) { return *reinterpret_cast<const float4*>(source); }
 __device__ __forceinline__ float4 load_four(const __nv_bfloat16* source) {
@@ -153,20 +128,6 @@ void clear_halo(const HaloTensors& tensors, int64_t rows, int64_t columns, int64
     block_halo_kernel<T><<<grid, kBlock, 0, raw(stream)>>>(tensors, rows, columns, lead, trail);
     PM_CHECK_LAUNCH("block_halo");
   });
-}
-
-void reorder_x_proj(const MambaBlockArgs& args, int proj_width, const void* x_proj, float* out, Stream stream) {
-  const int64_t count = proj_width * args.d_inner;
-  block_reorder_kernel<<<static_cast<unsigned>(ceil_div(count, kBlock)), kBlock, 0, raw(stream)>>>(
-      static_cast<const float*>(x_proj), out, args.d_inner, args.dt_rank, proj_width);
-  PM_CHECK_LAUNCH("block_reorder");
-}
-
-void restore_x_proj(const MambaBlockArgs& args, const float* gradient, void* x_proj, Stream stream) {
-  const int64_t count = (kPairs + args.dt_rank) * args.d_inner;
-  block_restore_kernel<<<static_cast<unsigned>(ceil_div(count, kBlock)), kBlock, 0, raw(stream)>>>(
-      gradient, static_cast<float*>(x_proj), args.d_inner, args.dt_rank);
-  PM_CHECK_LAUNCH("block_restore");
 }
 
 template <typename T, int kRank, int kChannels>

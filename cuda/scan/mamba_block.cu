@@ -3,6 +3,7 @@
 //   block_prepare.cu                  narrow layers (3 to 24 channels): from tokens to what the scans read, all at once
 //   norm, in_proj, out_proj, x_proj   cuda/norm, cuda/gemm (cuBLAS; small kernels below 48 features)
 //   block_conv.cu                     both convolutions and SiLU
+//   block_weights.cu                  matrices in the order and type that the others read
 //   block_project.cu                  delta = softplus(dt_proj)
 //   block_scan.cu, block_carry.cu     both scans at once, gate
 //   block_summary_grad.cu, block_grad.cu   their gradients
@@ -69,13 +70,6 @@ std::vector<Segment> cut(const MambaBlockArgs& args, int64_t max_rows, int64_t u
   return segments;
 }
 
-ReorderedProjections::ReorderedProjections(const MambaBlockArgs& args, Stream stream)
-    : size_(proj_width_of(args) * args.d_inner), weights_(stream, 2 * size_) {
-  for (int p = 0; p < 2; ++p) {
-    reorder_x_proj(args, proj_width_of(args), args.direction[p].x_proj, weights_.get() + p * size_, stream);
-  }
-}
-
 Prepared::Prepared(const MambaBlockArgs& args, int64_t max_rows, bool for_gradient, Stream stream)
     : hn(stream, for_gradient || !narrow(args) ? max_rows * args.channels : 0, size_of(args.dtype)),
       x(stream, for_gradient || !narrow(args) ? max_rows * args.d_inner : 0, size_of(args.dtype)),
@@ -86,24 +80,25 @@ Prepared::Prepared(const MambaBlockArgs& args, int64_t max_rows, bool for_gradie
       proj{{stream, max_rows * proj_width_of(args), size_of(args.dtype)},
            {stream, max_rows * proj_width_of(args), size_of(args.dtype)}} {}
 
-void Prepared::run(const MambaBlockArgs& args, const Segment& segment, const ReorderedProjections& x_proj,
+void Prepared::run(const MambaBlockArgs& args, const Segment& segment, const Weights& weights,
                    Wanted wanted, Stream stream) {
   const int64_t first_row = segment.first_sequence * args.seq_len + segment.first_token - segment.lead;
   const void* tokens = offset(args.tokens, first_row * args.channels, args.dtype);
   const Sequences s =
       sequences_of(args, segment.sequences, segment.lead + segment.tokens + segment.trail, kMinChunk, false);
   const Projected all[2] = {{u[0].get(), delta[0].get(), proj[0].get()}, {u[1].get(), delta[1].get(), proj[1].get()}};
-  if (!narrow(args)) return run_general(args, s, tokens, x_proj, wanted.z, all, stream);
+  if (!narrow(args)) return run_general(args, s, tokens, weights, wanted.z, all, stream);
   const PreparedInputs inputs{wanted.inputs ? hn.get() : nullptr, wanted.inputs ? x.get() : nullptr,
                               wanted.z ? z.get() : nullptr};
-  prepare_narrow(s, args, tokens, {x_proj.weight(0), x_proj.weight(1)}, inputs, all, stream);
+  prepare_narrow(s, args, tokens, {weights.x_proj_values(0), weights.x_proj_values(1)}, inputs, all, stream);
 }
 
 void Prepared::run_general(const MambaBlockArgs& args, const Sequences& s, const void* tokens,
-                           const ReorderedProjections& x_proj, bool with_z, const Projected (&all)[2], Stream stream) {
+                           const Weights& weights, bool with_z, const Projected (&all)[2], Stream stream) {
   const int64_t rows = s.rows(), d_inner = args.d_inner, width = s.proj_width;
   rms_norm({tokens, args.norm, hn.get(), rows, args.channels, args.norm_eps, args.dtype}, stream);
-  LinearArgs in_proj{hn.get(), args.in_proj, nullptr, {{x.get(), d_inner}}, rows, args.channels, d_inner, args.dtype};
+  LinearArgs in_proj{hn.get(), weights.in_proj.weight, nullptr, {{x.get(), d_inner}}, rows, args.channels, d_inner,
+                     args.dtype, false, weights.in_proj.stored};
   if (with_z) {
     in_proj.groups.push_back({z.get(), d_inner});
     in_proj.out_features += d_inner;
@@ -111,7 +106,10 @@ void Prepared::run_general(const MambaBlockArgs& args, const Sequences& s, const
   linear(in_proj, stream);
   convolve(s, args, x.get(), all, stream);
   for (int p = 0; p < 2; ++p) {
-    linear({u[p].get(), x_proj.weight(p), nullptr, {{proj[p].get(), width}}, rows, d_inner, width, args.dtype}, stream);
+    const Matrix& x_proj = weights.x_proj[p];
+    linear({u[p].get(), x_proj.weight, nullptr, {{proj[p].get(), width}}, rows, d_inner, width, args.dtype, false,
+            x_proj.stored},
+           stream);
   }
   step_sizes(s, args, all, stream);
 }
@@ -156,7 +154,7 @@ struct Forward {
   int chunk_len;
   std::vector<Segment> segments;
   int64_t chunks;  // of each sequence
-  ReorderedProjections x_proj;
+  Weights weights;
   Prepared prepared;
   Buffer y;
 
@@ -166,7 +164,7 @@ struct Forward {
         chunk_len(chunk_length(a)),
         segments(cut(a, most_rows(a), chunk_len)),
         chunks(ceil_div(a.seq_len, chunk_len)),
-        x_proj(a, s),
+        weights(a, s),
         prepared(a, most(), false, s),
         y(s, most() * a.d_inner, size_of(a.dtype)) {}
 
@@ -197,14 +195,14 @@ struct Forward {
     PM_CUDA_CHECK(cudaMemcpyAsync(out, offset(args.tokens, at, args.dtype),
                                   static_cast<size_t>(count * args.channels) * size_of(args.dtype),
                                   cudaMemcpyDeviceToDevice, raw(stream)));
-    linear(
-        {y.get(), args.out_proj, nullptr, {{out, args.channels}}, count, args.d_inner, args.channels, args.dtype, true},
-        stream);
+    linear({y.get(), weights.out_proj.weight, nullptr, {{out, args.channels}}, count, args.d_inner, args.channels,
+            args.dtype, true, weights.out_proj.stored},
+           stream);
   }
   void run() {
     if (chunks == 1) {
       for (const Segment& segment : segments) {
-        prepared.run(args, segment, x_proj, {true, false}, stream);
+        prepared.run(args, segment, weights, {true, false}, stream);
         finish_segment(segment, {});
       }
       return;
@@ -212,12 +210,12 @@ struct Forward {
     const ChunkArrays arrays(args, args.batch * chunks, false, stream);
     const bool once = segments.size() == 1;
     for (const Segment& segment : segments) {
-      prepared.run(args, segment, x_proj, {once, false}, stream);
+      prepared.run(args, segment, weights, {once, false}, stream);
       summarise_segment(segment, arrays.chunks());
     }
     carry(args, args.batch, chunks, arrays.chunks(), stream);
     for (const Segment& segment : segments) {
-      if (!once) prepared.run(args, segment, x_proj, {true, false}, stream);
+      if (!once) prepared.run(args, segment, weights, {true, false}, stream);
       finish_segment(segment, arrays.chunks());
     }
   }

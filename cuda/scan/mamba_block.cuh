@@ -40,15 +40,21 @@ class Buffer {
   size_t size_;
 };
 
-// Both x_proj in the order of projected rows (block_project.cu), float32.
-class ReorderedProjections {
+// A matrix in float32, and in the storage type where that is another one.
+struct Matrix {
+  const void* weight = nullptr;
+  const void* stored = nullptr;
+};
+// The matrices of a block as its kernels read them, made once a call; x_proj reordered (block_weights.cu).
+class Weights {
  public:
-  ReorderedProjections(const MambaBlockArgs& args, Stream stream);
-  const float* weight(int direction) const { return weights_.get() + direction * size_; }
+  Weights(const MambaBlockArgs& args, Stream stream);
+  Matrix in_proj, out_proj, x_proj[2], dt[2];
+  const float* x_proj_values(int direction) const { return static_cast<const float*>(x_proj[direction].weight); }
 
  private:
-  int64_t size_;
-  Scratch<float> weights_;
+  Scratch<float> reordered_;
+  Scratch<char> rounded_;
 };
 
 // What the scans read, for one segment, halo included.
@@ -59,7 +65,7 @@ struct Prepared {
     bool z, inputs;  // inputs: hn and x, which the scans do not read
   };
   // Fills u, delta and proj for a segment, and what is wanted.
-  void run(const MambaBlockArgs& args, const Segment& segment, const ReorderedProjections& x_proj, Wanted wanted,
+  void run(const MambaBlockArgs& args, const Segment& segment, const Weights& weights, Wanted wanted,
            Stream stream);
   // The same, without the halo.
   void core(const MambaBlockArgs& args, const Segment& segment, Projected (&rows)[2]) const;
@@ -69,7 +75,7 @@ struct Prepared {
 
  private:
   void run_general(const MambaBlockArgs& args, const Sequences& s, const void* tokens,
-                   const ReorderedProjections& x_proj, bool with_z, const Projected (&all)[2], Stream stream);
+                   const Weights& weights, bool with_z, const Projected (&all)[2], Stream stream);
 };
 
 int proj_width_of(const MambaBlockArgs& args);

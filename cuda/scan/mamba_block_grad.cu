@@ -2,6 +2,7 @@
 //
 // passes  : 1. prepare each segment again (mamba_block.cu), dy = dout out_proj, summaries of states and adjoints
 //           2. carry over the chunks, states along each direction and adjoints against it
+//              Neither where a sequence is one chunk.
 //           3. each segment: prepare (one segment: as it is), gradient scans, then back through dt_proj, x_proj, the
 //              convolutions, in_proj and the norm
 // segments: a part of a sequence is differentiated with its halo: du and dz are zero there, so the rows of the halo get what
@@ -66,6 +67,12 @@ struct WeightGrads {
   }
 };
 
+// Tokens of a chunk: sequences a little longer than some whole chunks get equal ones instead of an almost empty last one.
+int chunk_length(const MambaBlockArgs& args) {
+  const int64_t chunks = ceil_div(args.seq_len, kGradChunk);
+  return static_cast<int>(ceil_div(ceil_div(args.seq_len, chunks), 4) * 4);
+}
+
 int64_t most_rows(const MambaBlockArgs& args) {
   const int64_t wide =
       (16 * args.d_inner + args.channels + 4 * proj_width_of(args)) * static_cast<int64_t>(size_of(args.dtype));
@@ -78,9 +85,10 @@ struct Gradient {
   const MambaBlockArgs& args;
   Stream stream;
   std::vector<Segment> segments;
+  int chunk_len;         // tokens
   int64_t rows, chunks;  // most rows of a segment; chunks of each sequence
   int width;             // of a projected row
-  ReorderedProjections x_proj;
+  Weights weights;
   Prepared prepared;
   Buffer dy, y, dz, du[2], ddelta[2], du_proj[2];  // (rows, d_inner); dx takes the place of dy
   Buffer dproj, dt, ddt;                           // of one direction at a time
@@ -89,11 +97,12 @@ struct Gradient {
       : grads(g),
         args(g.forward),
         stream(s),
-        segments(cut(args, most_rows(args), kGradChunk)),
+        segments(cut(args, most_rows(args), chunk_length(args))),
+        chunk_len(chunk_length(args)),
         rows(most()),
-        chunks(ceil_div(args.seq_len, kGradChunk)),
+        chunks(ceil_div(args.seq_len, chunk_len)),
         width(proj_width_of(args)),
-        x_proj(args, s),
+        weights(args, s),
         prepared(args, rows, true, s),
         dy(wide()),
         y(wide()),
@@ -112,10 +121,10 @@ struct Gradient {
   }
   Buffer wide() const { return Buffer(stream, rows * args.d_inner, size_of(args.dtype)); }
   Sequences sequences(const Segment& segment) const {
-    return sequences_of(args, segment.sequences, segment.tokens, kGradChunk, true);
+    return sequences_of(args, segment.sequences, segment.tokens, chunk_len, true);
   }
   int64_t first_pair(const Segment& segment) const {
-    return segment.first_sequence * chunks + segment.first_token / kGradChunk;
+    return segment.first_sequence * chunks + segment.first_token / chunk_len;
   }
   int64_t first_row(const Segment& segment) const {
     return segment.first_sequence * args.seq_len + segment.first_token;
@@ -126,14 +135,15 @@ struct Gradient {
 
   // with_inputs: for the way back through convolutions, in_proj and norm.
   void prepare(const Segment& segment, bool with_inputs) {
-    prepared.run(args, segment, x_proj, {true, with_inputs}, stream);
+    prepared.run(args, segment, weights, {true, with_inputs}, stream);
     linear_grad_input({{{dout(segment), args.channels}},
-                       args.out_proj,
+                       weights.out_proj.weight,
                        dy.at(segment.lead * args.d_inner),
                        segment.rows(),
                        args.d_inner,
                        args.channels,
-                       args.dtype},
+                       args.dtype,
+                       weights.out_proj.stored},
                       stream);
   }
   void summarise_segment(const Segment& segment, const Chunks& summaries) {
@@ -141,7 +151,7 @@ struct Gradient {
     prepared.core(args, segment, core);
     const int64_t lead = segment.lead * args.d_inner;
     // Summaries are made by the threads of the forward scans: their geometry, these chunks.
-    const Sequences s = sequences_of(args, segment.sequences, segment.tokens, kGradChunk, false);
+    const Sequences s = sequences_of(args, segment.sequences, segment.tokens, chunk_len, false);
     summarise_grad(s, args, core, summaries, first_pair(segment), prepared.z.at(lead), dy.at(lead), stream);
   }
 
@@ -151,28 +161,29 @@ struct Gradient {
     prepared.core(args, segment, core);
     const Sequences s = sequences(segment);
     const int64_t lead = segment.lead * args.d_inner, count = segment.rows(), parameters = parameter_rows(s);
-    const int64_t padded = scan_parameter_floats(args, parameters);
-    const Scratch<float> pairs(stream, 2 * s.groups * count * 32), partials(stream, 2 * padded);
+    const Scratch<float> pairs(stream, 2 * s.groups * count * 32),
+        partials(stream, parameters * parameter_columns(args));
     const ScanGrads scan_grads{y.at(lead),
                                dz.at(lead),
                                {du[0].at(lead), du[1].at(lead)},
                                {ddelta[0].at(lead), ddelta[1].at(lead)},
                                {pairs.get(), pairs.get() + s.groups * count * 32},
-                               {partials.get(), partials.get() + padded}};
+                               partials.get()};
     scan_grad(s, args, core, entering, first_pair(segment), prepared.z.at(lead), dy.at(lead), scan_grads, stream);
+    sum_parameters(args, scan_grads.parameters, parameters, {out.direction(0), out.direction(1)}, stream);
     const Scratch<float> dx_proj(stream, width * args.d_inner);
     for (int p = 0; p < 2; ++p) {
       const MambaDirectionGradArgs direction = out.direction(p);
-      sum_parameters(args, p, scan_grads.parameters[p], parameters, direction, stream);
       const LinearDout from_delta{scan_grads.ddelta[p], args.d_inner};
-      linear_grad_input(
-          {{from_delta}, args.direction[p].dt_weight, ddt.get(), count, args.dt_rank, args.d_inner, args.dtype},
-          stream);
+      linear_grad_input({{from_delta}, weights.dt[p].weight, ddt.get(), count, args.dt_rank, args.d_inner, args.dtype,
+                         weights.dt[p].stored},
+                        stream);
       gather_pair_grads(s, args, {scan_grads.pairs[p], ddt.get(), core[p].proj, dproj.get(), dt.get()}, stream);
       linear_grad_weight({{from_delta}, dt.get(), direction.dt_weight, count, args.dt_rank, args.d_inner, args.dtype},
                          stream);
       const LinearDout from_proj{dproj.get(), width};
-      linear_grad_input({{from_proj}, x_proj.weight(p), du_proj[p].at(lead), count, args.d_inner, width, args.dtype},
+      linear_grad_input({{from_proj}, weights.x_proj[p].weight, du_proj[p].at(lead), count, args.d_inner, width,
+                         args.dtype, weights.x_proj[p].stored},
                         stream);
       linear_grad_weight({{from_proj}, core[p].u, dx_proj.get(), count, args.d_inner, width, args.dtype}, stream);
       restore_x_proj(args, dx_proj.get(), direction.x_proj, stream);
@@ -190,7 +201,7 @@ struct Gradient {
     const int64_t count = segment.all_rows();
     void* dx = dy.get();
     const Sequences all =
-        sequences_of(args, segment.sequences, segment.lead + segment.tokens + segment.trail, kGradChunk, true);
+        sequences_of(args, segment.sequences, segment.lead + segment.tokens + segment.trail, chunk_len, true);
     const MambaDirectionGradArgs forward = out.direction(0), reverse = out.direction(1);
     convolve_grad(all, args, prepared.x.get(),
                   {{du[0].get(), du[1].get()},
@@ -203,7 +214,9 @@ struct Gradient {
     linear_grad_weight({dxz, prepared.hn.get(), out.in_proj(), count, args.channels, 2 * args.d_inner, args.dtype},
                        stream);
     void* dhn = y.get();
-    linear_grad_input({dxz, args.in_proj, dhn, count, args.channels, 2 * args.d_inner, args.dtype}, stream);
+    linear_grad_input({dxz, weights.in_proj.weight, dhn, count, args.channels, 2 * args.d_inner, args.dtype,
+                       weights.in_proj.stored},
+                      stream);
     const int64_t at = (first_row(segment) - segment.lead) * args.channels, values = count * args.channels;
     const bool whole = segment.tokens == args.seq_len;
     void* dtokens = offset(grads.dtokens, at, args.dtype);
@@ -217,14 +230,14 @@ struct Gradient {
   }
 
   void run() {
-    const ChunkArrays arrays(args, args.batch * chunks, true, stream);
-    const Chunks entering = arrays.chunks();
-    const bool once = segments.size() == 1;
+    const bool carried = chunks > 1, once = segments.size() == 1;  // one chunk: it starts from zero at both ends
+    const ChunkArrays arrays(args, carried ? args.batch * chunks : 0, true, stream);
+    const Chunks entering = carried ? arrays.chunks() : Chunks{};
     for (const Segment& segment : segments) {
-      prepare(segment, once);
-      summarise_segment(segment, entering);
+      if (carried || once) prepare(segment, once);
+      if (carried) summarise_segment(segment, entering);
     }
-    carry(args, args.batch, chunks, entering, stream);
+    if (carried) carry(args, args.batch, chunks, entering, stream);
     if (segments[0].tokens < args.seq_len) {
       PM_CUDA_CHECK(
           cudaMemcpyAsync(grads.dtokens, grads.dout,

@@ -306,21 +306,6 @@ inline Problem make_problem(const SelectiveScanArgs& a, int64_t groups, int64_t 
       a.reverse};
 }
 
-// out[column] = sum of partials over rows, in two stages when there are many rows: column_sum gives every 32 columns
-// one block. `partials` has room for padded_rows(rows) rows.
-inline constexpr int64_t kManyRows = 1024, kFold = 64;
-inline int64_t padded_rows(int64_t rows) { return rows < kManyRows ? rows : ceil_div(rows, kFold) * kFold; }
-
-inline void sum_rows(float* partials, int64_t rows, int64_t columns, float* out, Stream stream) {
-  if (rows < kManyRows) return column_sum(partials, rows, columns, out, stream);
-  const int64_t padded = padded_rows(rows);
-  PM_CUDA_CHECK(cudaMemsetAsync(partials + rows * columns, 0,
-                                static_cast<size_t>((padded - rows) * columns) * sizeof(float), raw(stream)));
-  const Scratch<float> folded(stream, kFold * columns);
-  column_sum(partials, padded / kFold, kFold * columns, folded.get(), stream);  // rows r, r + 64, r + 128, ...
-  column_sum(folded.get(), kFold, columns, out, stream);
-}
-
 inline void copy_floats(void* destination, const float* source, int64_t count, Stream stream) {
   PM_CUDA_CHECK(cudaMemcpyAsync(destination, source, static_cast<size_t>(count) * sizeof(float),
                                 cudaMemcpyDeviceToDevice, raw(stream)));

@@ -358,7 +358,7 @@ void run_grad(const SelectiveScanGradArgs& args, Stream stream) {
   const Scratch<float> states(stream, channels * p.d_state), adjoints(stream, channels * p.d_state),
       delta_sums(stream, channels);
   const Scratch<float> pair_partials(stream, direct ? 0 : shape.blocks * 2 * p.batch * p.seq_len * p.d_state);
-  const Scratch<float> parameter_partials(stream, padded_rows(rows) * columns), parameters(stream, columns);
+  const Scratch<float> parameter_partials(stream, rows * columns), parameters(stream, columns);
   const Chunks chunks{states.get(), adjoints.get(), delta_sums.get()};
   const GradOut<T> out{static_cast<const T*>(args.dout),
                        static_cast<T*>(args.du),
@@ -375,7 +375,7 @@ void run_grad(const SelectiveScanGradArgs& args, Stream stream) {
     carry(p, in.A, chunks, stream);
   }
   launch_grad<T, kLanes>(p, shape, in, chunks, out, stream);
-  sum_rows(parameter_partials.get(), rows, columns, parameters.get(), stream);
+  column_sum(parameter_partials.get(), rows, columns, parameters.get(), stream);
   copy_floats(args.dA, parameters.get(), p.d_inner * p.d_state, stream);
   copy_floats(args.dD_skip, parameters.get() + p.d_inner * p.d_state, p.d_inner, stream);
   copy_floats(args.ddelta_bias, parameters.get() + p.d_inner * (p.d_state + 1), p.d_inner, stream);

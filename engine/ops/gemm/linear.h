@@ -35,6 +35,7 @@ struct LinearArgs {
   int64_t rows, in_features, out_features;
   DType dtype;
   bool accumulate = false;  // adds to what the groups hold (a residual connection), rounding once
+  const void* stored_weight = nullptr;  // CUDA: the weight in bf16 too, where the caller has it; null: rounded here
 };
 struct LinearGradInputArgs {
   std::vector<LinearDout> groups;
@@ -42,6 +43,7 @@ struct LinearGradInputArgs {
   void* dx;            // (rows, in_features)
   int64_t rows, in_features, out_features;
   DType dtype;
+  const void* stored_weight = nullptr;  // as above
 };
 struct LinearGradWeightArgs {
   std::vector<LinearDout> groups;
