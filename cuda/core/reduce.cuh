@@ -39,4 +39,11 @@ __device__ __forceinline__ T block_sum(T value, T* shared) {
 // contiguous. The second stage of every weight gradient: first-stage kernels write one row per block. rows = 0 gives zeros.
 void column_sum(const float* partials, int64_t rows, int64_t columns, float* out, Stream stream);
 
+// The same where neighbouring columns belong to several outputs, one after the other; unused entries have no columns.
+struct ColumnRanges {
+  float* out[4];
+  int64_t columns[4];
+};
+void column_sum(const float* partials, int64_t rows, const ColumnRanges& out, Stream stream);
+
 }  // namespace pm::cuda
