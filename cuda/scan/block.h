@@ -112,4 +112,9 @@ void scan_grad(const Sequences&, const MambaBlockArgs&, const Projected (&rows)[
 void sum_parameters(const MambaBlockArgs&, const float* partials, int64_t rows, const MambaDirectionGradArgs (&out)[2],
                     Stream);
 
+// block_project_grad.cu: narrow layers: from ddelta and pairs back through dt_proj and x_proj, both directions in one kernel.
+// du_proj: (rows, d_inner). out: of x_proj and dt_weight.
+void project_grad_narrow(const Sequences&, const MambaBlockArgs&, const Projected (&rows)[2], const ScanGrads&,
+                         void* const (&du_proj)[2], const MambaDirectionGradArgs (&out)[2], Stream);
+
 }  // namespace pm::cuda::block

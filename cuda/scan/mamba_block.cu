@@ -7,6 +7,7 @@
 //   block_project.cu                  delta = softplus(dt_proj)
 //   block_scan.cu, block_carry.cu     both scans at once, gate
 //   block_summary_grad.cu, block_grad.cu   their gradients
+//   block_project_grad.cu             narrow layers: back through dt_proj and x_proj, all at once
 //
 // passes  : 1. prepare each segment (tokens to u, delta, B, C) and summarise its chunks    only with several chunks
 //           2. carry over the chunks

@@ -74,8 +74,8 @@ int chunk_length(const MambaBlockArgs& args) {
 }
 
 int64_t most_rows(const MambaBlockArgs& args) {
-  const int64_t wide =
-      (16 * args.d_inner + args.channels + 4 * proj_width_of(args)) * static_cast<int64_t>(size_of(args.dtype));
+  const int64_t projected = (narrow(args) ? 2 : 4) * proj_width_of(args);
+  const int64_t wide = (16 * args.d_inner + args.channels + projected) * static_cast<int64_t>(size_of(args.dtype));
   const int64_t pairs = 2 * ceil_div(args.d_inner, 96) * 32 * 4 + 2 * args.d_inner * 18 * 4 / kGradChunk;
   return std::max(args.scratch_bytes / (wide + pairs), kMinSegmentRows);
 }
@@ -91,7 +91,7 @@ struct Gradient {
   Weights weights;
   Prepared prepared;
   Buffer dy, y, dz, du[2], ddelta[2], du_proj[2];  // (rows, d_inner); dx takes the place of dy
-  Buffer dproj, dt, ddt;                           // of one direction at a time
+  Buffer dproj, dt, ddt;                           // of one direction at a time; without memory in narrow layers
 
   Gradient(const MambaBlockGradArgs& g, Stream s)
       : grads(g),
@@ -110,9 +110,9 @@ struct Gradient {
         du{wide(), wide()},
         ddelta{wide(), wide()},
         du_proj{wide(), wide()},
-        dproj(s, rows * width, size_of(args.dtype)),
-        dt(s, rows * args.dt_rank, size_of(args.dtype)),
-        ddt(s, rows * args.dt_rank, size_of(args.dtype)) {}
+        dproj(s, narrow(args) ? 0 : rows * width, size_of(args.dtype)),
+        dt(s, narrow(args) ? 0 : rows * args.dt_rank, size_of(args.dtype)),
+        ddt(s, narrow(args) ? 0 : rows * args.dt_rank, size_of(args.dtype)) {}
 
   int64_t most() const {
     int64_t result = 0;
@@ -155,6 +155,28 @@ struct Gradient {
     summarise_grad(s, args, core, summaries, first_pair(segment), prepared.z.at(lead), dy.at(lead), stream);
   }
 
+  // From ddelta and pairs through dt_proj and x_proj.
+  void project_grad_general(const Sequences& s, const Projected (&core)[2], const ScanGrads& scan_grads,
+                            void* const (&through_proj)[2], const MambaDirectionGradArgs (&out)[2]) {
+    const int64_t count = s.rows();
+    const Scratch<float> dx_proj(stream, width * args.d_inner);
+    for (int p = 0; p < 2; ++p) {
+      const LinearDout from_delta{scan_grads.ddelta[p], args.d_inner};
+      linear_grad_input({{from_delta}, weights.dt[p].weight, ddt.get(), count, args.dt_rank, args.d_inner, args.dtype,
+                         weights.dt[p].stored},
+                        stream);
+      gather_pair_grads(s, args, {scan_grads.pairs[p], ddt.get(), core[p].proj, dproj.get(), dt.get()}, stream);
+      linear_grad_weight({{from_delta}, dt.get(), out[p].dt_weight, count, args.dt_rank, args.d_inner, args.dtype},
+                         stream);
+      const LinearDout from_proj{dproj.get(), width};
+      linear_grad_input({{from_proj}, weights.x_proj[p].weight, through_proj[p], count, args.d_inner, width,
+                         args.dtype, weights.x_proj[p].stored},
+                        stream);
+      linear_grad_weight({{from_proj}, core[p].u, dx_proj.get(), count, args.d_inner, width, args.dtype}, stream);
+      restore_x_proj(args, dx_proj.get(), out[p].x_proj, stream);
+    }
+  }
+
   // Through both scans, dt_proj and x_proj: du, du_proj, dz, y.
   void scans(const Segment& segment, const Chunks& entering, const WeightGrads& out) {
     Projected core[2];
@@ -170,23 +192,13 @@ struct Gradient {
                                {pairs.get(), pairs.get() + s.groups * count * 32},
                                partials.get()};
     scan_grad(s, args, core, entering, first_pair(segment), prepared.z.at(lead), dy.at(lead), scan_grads, stream);
-    sum_parameters(args, scan_grads.parameters, parameters, {out.direction(0), out.direction(1)}, stream);
-    const Scratch<float> dx_proj(stream, width * args.d_inner);
-    for (int p = 0; p < 2; ++p) {
-      const MambaDirectionGradArgs direction = out.direction(p);
-      const LinearDout from_delta{scan_grads.ddelta[p], args.d_inner};
-      linear_grad_input({{from_delta}, weights.dt[p].weight, ddt.get(), count, args.dt_rank, args.d_inner, args.dtype,
-                         weights.dt[p].stored},
-                        stream);
-      gather_pair_grads(s, args, {scan_grads.pairs[p], ddt.get(), core[p].proj, dproj.get(), dt.get()}, stream);
-      linear_grad_weight({{from_delta}, dt.get(), direction.dt_weight, count, args.dt_rank, args.d_inner, args.dtype},
-                         stream);
-      const LinearDout from_proj{dproj.get(), width};
-      linear_grad_input({{from_proj}, weights.x_proj[p].weight, du_proj[p].at(lead), count, args.d_inner, width,
-                         args.dtype, weights.x_proj[p].stored},
-                        stream);
-      linear_grad_weight({{from_proj}, core[p].u, dx_proj.get(), count, args.d_inner, width, args.dtype}, stream);
-      restore_x_proj(args, dx_proj.get(), direction.x_proj, stream);
+    const MambaDirectionGradArgs directions[2] = {out.direction(0), out.direction(1)};
+    sum_parameters(args, scan_grads.parameters, parameters, directions, stream);
+    void* const through_proj[2] = {du_proj[0].at(lead), du_proj[1].at(lead)};
+    if (narrow(args)) {
+      project_grad_narrow(s, args, core, scan_grads, through_proj, directions, stream);
+    } else {
+      project_grad_general(s, core, scan_grads, through_proj, directions);
     }
     // Rows of the halo get no gradient from this segment's scans.
     clear_halo({{du[0].get(), du[1].get(), du_proj[0].get(), du_proj[1].get(), dz.get()}}, segment.all_rows(),
