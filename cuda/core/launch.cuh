@@ -37,6 +37,12 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float v) {
   return __float2bfloat16_rn(v);
 }
 
+// A value as it would come back from memory.
+template <typename T>
+__device__ __forceinline__ float rounded(float v) {
+  return to_float(from_float<T>(v));
+}
+
 // A value in its storage type, zero where there is none. Converting is left to the first use: a conversion next to its load
 // waits for it, and every load after it waits too.
 template <typename T>

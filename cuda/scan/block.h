@@ -102,7 +102,7 @@ struct ScanGrads {
   void* dz;                 // (rows, d_inner)
   void *du[2], *ddelta[2];  // (rows, d_inner); ddelta before softplus
   float* pairs[2];          // (groups, rows, 32): partial dB, dC
-  float* parameters;        // (blocks, 2, d_inner, 18): partial dA (by A itself), dD, dbias; blocks = parameter_rows(...)
+  float* parameters;  // (blocks, 2, d_inner, 18): partial dA (by A itself), dD, dbias; blocks = parameter_rows(...)
 };
 int64_t parameter_rows(const Sequences&);
 int64_t parameter_columns(const MambaBlockArgs&);  // 2 * d_inner * 18

@@ -81,8 +81,7 @@ Weights::Weights(const MambaBlockArgs& args, Stream stream)
   const auto add = [&](const void* source, float* values, int64_t rows, int64_t columns) {
     const bool rounds = args.dtype != DType::f32;
     parts.part[index++] = {static_cast<const float*>(source), values, rounds ? rounded : nullptr, rows, columns};
-    const Matrix matrix{values != nullptr ? values : source,
-                        rounds ? static_cast<const void*>(rounded) : nullptr};
+    const Matrix matrix{values != nullptr ? values : source, rounds ? static_cast<const void*>(rounded) : nullptr};
     if (rounds) rounded += padded(rows * columns);
     count += rows * columns;
     return matrix;

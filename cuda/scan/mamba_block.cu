@@ -81,8 +81,8 @@ Prepared::Prepared(const MambaBlockArgs& args, int64_t max_rows, bool for_gradie
       proj{{stream, max_rows * proj_width_of(args), size_of(args.dtype)},
            {stream, max_rows * proj_width_of(args), size_of(args.dtype)}} {}
 
-void Prepared::run(const MambaBlockArgs& args, const Segment& segment, const Weights& weights,
-                   Wanted wanted, Stream stream) {
+void Prepared::run(const MambaBlockArgs& args, const Segment& segment, const Weights& weights, Wanted wanted,
+                   Stream stream) {
   const int64_t first_row = segment.first_sequence * args.seq_len + segment.first_token - segment.lead;
   const void* tokens = offset(args.tokens, first_row * args.channels, args.dtype);
   const Sequences s =
@@ -94,12 +94,13 @@ void Prepared::run(const MambaBlockArgs& args, const Segment& segment, const Wei
   prepare_narrow(s, args, tokens, {weights.x_proj_values(0), weights.x_proj_values(1)}, inputs, all, stream);
 }
 
-void Prepared::run_general(const MambaBlockArgs& args, const Sequences& s, const void* tokens,
-                           const Weights& weights, bool with_z, const Projected (&all)[2], Stream stream) {
+void Prepared::run_general(const MambaBlockArgs& args, const Sequences& s, const void* tokens, const Weights& weights,
+                           bool with_z, const Projected (&all)[2], Stream stream) {
   const int64_t rows = s.rows(), d_inner = args.d_inner, width = s.proj_width;
   rms_norm({tokens, args.norm, hn.get(), rows, args.channels, args.norm_eps, args.dtype}, stream);
-  LinearArgs in_proj{hn.get(), weights.in_proj.weight, nullptr, {{x.get(), d_inner}}, rows, args.channels, d_inner,
-                     args.dtype, false, weights.in_proj.stored};
+  LinearArgs in_proj{hn.get(), weights.in_proj.weight, nullptr, {{x.get(), d_inner}},
+                     rows,     args.channels,          d_inner, args.dtype,
+                     false,    weights.in_proj.stored};
   if (with_z) {
     in_proj.groups.push_back({z.get(), d_inner});
     in_proj.out_features += d_inner;
@@ -108,7 +109,15 @@ void Prepared::run_general(const MambaBlockArgs& args, const Sequences& s, const
   convolve(s, args, x.get(), all, stream);
   for (int p = 0; p < 2; ++p) {
     const Matrix& x_proj = weights.x_proj[p];
-    linear({u[p].get(), x_proj.weight, nullptr, {{proj[p].get(), width}}, rows, d_inner, width, args.dtype, false,
+    linear({u[p].get(),
+            x_proj.weight,
+            nullptr,
+            {{proj[p].get(), width}},
+            rows,
+            d_inner,
+            width,
+            args.dtype,
+            false,
             x_proj.stored},
            stream);
   }
@@ -196,8 +205,16 @@ struct Forward {
     PM_CUDA_CHECK(cudaMemcpyAsync(out, offset(args.tokens, at, args.dtype),
                                   static_cast<size_t>(count * args.channels) * size_of(args.dtype),
                                   cudaMemcpyDeviceToDevice, raw(stream)));
-    linear({y.get(), weights.out_proj.weight, nullptr, {{out, args.channels}}, count, args.d_inner, args.channels,
-            args.dtype, true, weights.out_proj.stored},
+    linear({y.get(),
+            weights.out_proj.weight,
+            nullptr,
+            {{out, args.channels}},
+            count,
+            args.d_inner,
+            args.channels,
+            args.dtype,
+            true,
+            weights.out_proj.stored},
            stream);
   }
   void run() {

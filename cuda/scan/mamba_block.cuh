@@ -65,8 +65,7 @@ struct Prepared {
     bool z, inputs;  // inputs: hn and x, which the scans do not read
   };
   // Fills u, delta and proj for a segment, and what is wanted.
-  void run(const MambaBlockArgs& args, const Segment& segment, const Weights& weights, Wanted wanted,
-           Stream stream);
+  void run(const MambaBlockArgs& args, const Segment& segment, const Weights& weights, Wanted wanted, Stream stream);
   // The same, without the halo.
   void core(const MambaBlockArgs& args, const Segment& segment, Projected (&rows)[2]) const;
 
@@ -74,8 +73,8 @@ struct Prepared {
   Buffer u[2], delta[2], proj[2];
 
  private:
-  void run_general(const MambaBlockArgs& args, const Sequences& s, const void* tokens,
-                   const Weights& weights, bool with_z, const Projected (&all)[2], Stream stream);
+  void run_general(const MambaBlockArgs& args, const Sequences& s, const void* tokens, const Weights& weights,
+                   bool with_z, const Projected (&all)[2], Stream stream);
 };
 
 int proj_width_of(const MambaBlockArgs& args);

@@ -162,15 +162,27 @@ struct Gradient {
     const Scratch<float> dx_proj(stream, width * args.d_inner);
     for (int p = 0; p < 2; ++p) {
       const LinearDout from_delta{scan_grads.ddelta[p], args.d_inner};
-      linear_grad_input({{from_delta}, weights.dt[p].weight, ddt.get(), count, args.dt_rank, args.d_inner, args.dtype,
+      linear_grad_input({{from_delta},
+                         weights.dt[p].weight,
+                         ddt.get(),
+                         count,
+                         args.dt_rank,
+                         args.d_inner,
+                         args.dtype,
                          weights.dt[p].stored},
                         stream);
       gather_pair_grads(s, args, {scan_grads.pairs[p], ddt.get(), core[p].proj, dproj.get(), dt.get()}, stream);
       linear_grad_weight({{from_delta}, dt.get(), out[p].dt_weight, count, args.dt_rank, args.d_inner, args.dtype},
                          stream);
       const LinearDout from_proj{dproj.get(), width};
-      linear_grad_input({{from_proj}, weights.x_proj[p].weight, through_proj[p], count, args.d_inner, width,
-                         args.dtype, weights.x_proj[p].stored},
+      linear_grad_input({{from_proj},
+                         weights.x_proj[p].weight,
+                         through_proj[p],
+                         count,
+                         args.d_inner,
+                         width,
+                         args.dtype,
+                         weights.x_proj[p].stored},
                         stream);
       linear_grad_weight({{from_proj}, core[p].u, dx_proj.get(), count, args.d_inner, width, args.dtype}, stream);
       restore_x_proj(args, dx_proj.get(), out[p].x_proj, stream);
@@ -226,9 +238,9 @@ struct Gradient {
     linear_grad_weight({dxz, prepared.hn.get(), out.in_proj(), count, args.channels, 2 * args.d_inner, args.dtype},
                        stream);
     void* dhn = y.get();
-    linear_grad_input({dxz, weights.in_proj.weight, dhn, count, args.channels, 2 * args.d_inner, args.dtype,
-                       weights.in_proj.stored},
-                      stream);
+    linear_grad_input(
+        {dxz, weights.in_proj.weight, dhn, count, args.channels, 2 * args.d_inner, args.dtype, weights.in_proj.stored},
+        stream);
     const int64_t at = (first_row(segment) - segment.lead) * args.channels, values = count * args.channels;
     const bool whole = segment.tokens == args.seq_len;
     void* dtokens = offset(grads.dtokens, at, args.dtype);
