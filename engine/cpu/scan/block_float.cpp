@@ -12,6 +12,7 @@
 #include "engine/cpu/scan/block_float.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <memory>
 #include <vector>
@@ -58,22 +59,6 @@ void norm_rows(const float* x, const float* weight, float* out, int64_t rows, in
 #pragma omp simd
       for (int64_t c = 0; c < channels; ++c) out[c] = x[c] * scale * weight[c];
     }
-  });
-}
-
-// delta becomes softplus(delta + bias); slope, unless null, its derivative.
-void softplus_rows(float* delta, const float* bias, float* slope, int64_t rows, int64_t d_inner) {
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t i = 0; i < d_inner; ++i) delta[row * d_inner + i] += bias[i];
-  }
-  const int64_t n = rows * d_inner;
-  with_best_isa([&]() PM_ISA_BODY {
-    if (slope != nullptr) {
-#pragma omp simd
-      for (int64_t i = 0; i < n; ++i) slope[i] = softplus_slope(delta[i]);
-    }
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) delta[i] = softplus(delta[i]);
   });
 }
 
@@ -196,7 +181,8 @@ void Block::prepare(Direction& d, int64_t entry, int64_t begin, int64_t end) {
                    a_.d_inner, 0.0f);
   times_transposed(d.projected.rows(row), {floats(d.weights.dt_weight), a_.dt_rank}, d.delta.rows(row), rows,
                    a_.d_inner, a_.dt_rank, 0.0f);
-  softplus_rows(d.delta.row(row), floats(d.weights.dt_bias), keeps_ ? d.slope.row(row) : nullptr, rows, a_.d_inner);
+  softplus_rows(d.delta.row(row), floats(d.weights.dt_bias), d.delta.row(row), keeps_ ? d.slope.row(row) : nullptr,
+                rows, a_.d_inner);
 }
 
 void Block::prepare_all() {
@@ -218,11 +204,7 @@ LaneScanArgs Block::scan_args(int p) const {
 
 void Block::scan_all() {
   for (const int p : {0, 1}) scan_.emplace_back(scan_args(p), keeps_);
-#pragma omp parallel for schedule(dynamic)
-  for (int64_t task = 0; task < 2 * scan_[0].tasks(); ++task) {
-    const auto p = static_cast<size_t>(task % 2);
-    scan_[p].run(task / 2, direction_[p].y.row(0));
-  }
+  run_scans(scan_, std::array{direction_[0].y.row(0), direction_[1].y.row(0)});
 }
 
 void Block::forward() {
@@ -242,21 +224,7 @@ void Block::forward() {
 // ---------------------------------------------------------------- gradient
 // Both directions back through the recurrence, and the gradients of A_log, D_skip and dt_bias.
 void Block::scan_grad(const LaneScanGradArgs (&grads)[2], const MambaBlockGradArgs& grad) {
-  constexpr int64_t kRows = 256;  // of dB and dC that one task adds up
-  for (LaneScan& scan : scan_) scan.start_grad();
-#pragma omp parallel
-  for (int64_t segment = scan_[0].segments() - 1; segment >= 0; --segment) {
-#pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < 2 * scan_[0].tasks(); ++task) {
-      scan_[static_cast<size_t>(task % 2)].run_grad(grads[task % 2], task / 2, segment);
-    }
-    const int64_t rows = scan_[0].segment_rows(segment), chunks = (rows + kRows - 1) / kRows;
-#pragma omp for
-    for (int64_t task = 0; task < 2 * chunks; ++task) {
-      const int64_t begin = task / 2 * kRows;
-      scan_[static_cast<size_t>(task % 2)].sum_states(grads[task % 2], segment, begin, std::min(rows, begin + kRows));
-    }
-  }
+  run_scan_grads(scan_, grads);
   for (const size_t p : {0, 1}) {
     float* dA_log = floats(grad.direction[p].A_log);
     scan_[p].finish_grad(dA_log, floats(grad.direction[p].D_skip), floats(grad.direction[p].dt_bias));

@@ -267,4 +267,47 @@ void LaneScan::finish_grad(float* dA, float* dD_skip, float* ddelta_sum) const {
   }
 }
 
+// ---------------------------------------------------------------- several scans
+void run_scans(std::span<LaneScan> scans, std::span<float* const> y) {
+  const auto count = static_cast<int64_t>(scans.size());
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t task = 0; task < count * scans[0].tasks(); ++task) {
+    scans[size(task % count)].run(task / count, y[size(task % count)]);
+  }
+}
+
+void run_scan_grads(std::span<LaneScan> scans, std::span<const LaneScanGradArgs> grads) {
+  constexpr int64_t kRows = 256;  // of dB and dC that one task adds up
+  const auto count = static_cast<int64_t>(scans.size());
+  for (LaneScan& scan : scans) scan.start_grad();
+#pragma omp parallel
+  for (int64_t segment = scans[0].segments() - 1; segment >= 0; --segment) {
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < count * scans[0].tasks(); ++task) {
+      scans[size(task % count)].run_grad(grads[size(task % count)], task / count, segment);
+    }
+    const int64_t rows = scans[0].segment_rows(segment), chunks = (rows + kRows - 1) / kRows;
+#pragma omp for
+    for (int64_t task = 0; task < count * chunks; ++task) {
+      const int64_t begin = task / count * kRows;
+      scans[size(task % count)].sum_states(grads[size(task % count)], segment, begin, std::min(rows, begin + kRows));
+    }
+  }
+}
+
+void softplus_rows(const float* raw, const float* bias, float* delta, float* slope, int64_t rows, int64_t d_inner) {
+  with_best_isa([&]() PM_ISA_BODY {
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t i = 0; i < d_inner; ++i) delta[row * d_inner + i] = raw[row * d_inner + i] + bias[i];
+    }
+    const int64_t n = rows * d_inner;
+    if (slope != nullptr) {
+#pragma omp simd
+      for (int64_t i = 0; i < n; ++i) slope[i] = softplus_slope(delta[i]);
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) delta[i] = softplus(delta[i]);
+  });
+}
+
 }  // namespace pm::cpu

@@ -9,6 +9,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 namespace pm::cpu {
@@ -72,5 +73,14 @@ class LaneScan {
   std::vector<float> adjoint_;  // (batch, groups, states, lanes): decay times adjoint of the step after the segment
   std::vector<double> sums_;    // (batch, groups, states + 2, lanes): dA, dD_skip, ddelta_sum so far
 };
+
+// Both use all threads. The scans have one shape.
+// y[i]: of scans[i], (batch, seq_len, d_inner)
+void run_scans(std::span<LaneScan> scans, std::span<float* const> y);
+// After run_scans of scans that keep their starts.
+void run_scan_grads(std::span<LaneScan> scans, std::span<const LaneScanGradArgs> grads);
+// delta = softplus(raw + bias); slope, unless null, its derivative. One thread. raw, delta, slope: (rows, d_inner), may be one
+// array; bias: (d_inner)
+void softplus_rows(const float* raw, const float* bias, float* delta, float* slope, int64_t rows, int64_t d_inner);
 
 }  // namespace pm::cpu
