@@ -1,4 +1,6 @@
 // pixel-mamba: one program, a verb per subcommand. Lists the verbs, maps errors to exit codes.
+#include <malloc.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <numeric>
@@ -139,9 +141,19 @@ int run(int argc, char** argv) {
   return command.exit_code;
 }
 
+// Every block of a network asks for the same tens of megabytes again. Without this the C library gives them back to the system
+// in between, and a tenth of a training step on the CPU goes into new pages.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the largest value that it takes
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+#endif
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  keep_freed_memory();
   try {
     return run(argc, argv);
   } catch (const pm::app::UsageError& error) {
@@ -150,7 +162,8 @@ int main(int argc, char** argv) {
     return fail(ExitCode::kOutOfResources, error,
                 "to make it fit: a coarser --mpp, --precision bf16 on the GPU, or a device with more memory");
   } catch (const pm::StorageError& error) {
-    return fail(ExitCode::kOutOfResources, error, "what was saved before is unharmed; free some space, or write to another disk");
+    return fail(ExitCode::kOutOfResources, error,
+                "what was saved before is unharmed; free some space, or write to another disk");
   } catch (const pm::IoError& error) {
     return fail(ExitCode::kRejected, error);
   } catch (const pm::ConfigError& error) {

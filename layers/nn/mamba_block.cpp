@@ -33,7 +33,7 @@ Variable MambaBlock::operator()(Context& ctx, const Variable& tokens, bool recom
 }
 
 bool MambaBlock::one_operator(Context& ctx, const Variable& tokens) const {
-  return !ctx.device().is_cpu() && mamba_block_covers(ctx, tokens, *this);
+  return mamba_block_covers(ctx, tokens, *this);
 }
 
 Variable MambaBlock::composed(Context& ctx, const Variable& tokens) const {

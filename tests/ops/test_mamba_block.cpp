@@ -1,3 +1,5 @@
+#include <omp.h>
+
 #include <algorithm>
 #include <limits>
 
@@ -113,6 +115,32 @@ TEST_CASE("mamba_block in cpu float equals cpu double", "[cpu]") {
   const int64_t channels = GENERATE(3, 12, 96);
   const int64_t seq_len = GENERATE(1, 3, 65, 300);
   check_against_double(cpu(), published_shape(2, seq_len, channels), DType::f32, seq_len == 65);
+}
+
+// Part of a group of eight channels, states that are not a multiple of eight, more than one segment of the gradient.
+TEST_CASE("mamba_block in cpu float equals cpu double at odd sizes", "[cpu]") {
+  const BlockShape shape = GENERATE(BlockShape{2, 37, 5, 7, 3, 2, 4}, BlockShape{1, 70, 24, 48, 64, 8, 2},
+                                    BlockShape{3, 17, 9, 17, 33, 1, 1}, BlockShape{1, 50, 70, 200, 9, 4, 5},
+                                    published_shape(1, 2049, 3), published_shape(2, 4111, 6));
+  check_against_double(cpu(), shape, DType::f32);
+}
+
+TEST_CASE("mamba_block in cpu float gives the same bits for any number of threads", "[cpu]") {
+  const BlockShape shape =
+      GENERATE(published_shape(1, 2500, 3), published_shape(2, 700, 12), published_shape(1, 50, 384));
+  CAPTURE(shape.str());
+  const int before = omp_get_max_threads();
+  omp_set_num_threads(1);
+  const std::vector<Tensor> alone = run_block_with_gradients(cpu(), block(), shape, DType::f32);
+  for (const int threads : {2, 3, 7}) {
+    CAPTURE(threads);
+    omp_set_num_threads(threads);
+    const std::vector<Tensor> together = run_block_with_gradients(cpu(), block(), shape, DType::f32);
+    for (size_t i = 0; i < alone.size(); ++i) {
+      check_same_bits(together[i], alone[i], i == 0 ? "out" : block_value_name(i - 1));
+    }
+  }
+  omp_set_num_threads(before);
 }
 
 TEST_CASE("mamba_block of the flipped sequence with the directions swapped is flipped", "[cpu]") {

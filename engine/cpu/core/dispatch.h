@@ -11,9 +11,12 @@ namespace pm::cpu {
 template <typename Fn>
 void dispatch_float(DType dtype, Fn&& fn) {
   switch (dtype) {
-    case DType::f32: return std::forward<Fn>(fn).template operator()<float>();
-    case DType::f64: return std::forward<Fn>(fn).template operator()<double>();
-    default: throw DTypeError(fmt::format("the CPU computes in f32 or f64, got {}", to_string(dtype)));
+    case DType::f32:
+      return std::forward<Fn>(fn).template operator()<float>();
+    case DType::f64:
+      return std::forward<Fn>(fn).template operator()<double>();
+    default:
+      throw DTypeError(fmt::format("the CPU computes in f32 or f64, got {}", to_string(dtype)));
   }
 }
 

@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "engine/cpu/core/dispatch.h"
+#include "engine/cpu/scan/block_float.h"
 #include "engine/ops/conv/causal_conv1d.h"
 #include "engine/ops/elementwise/neg_exp.h"
 #include "engine/ops/elementwise/scaled_add.h"
@@ -167,11 +167,13 @@ void gradient(const MambaBlockGradArgs& g) {
 }  // namespace
 
 void mamba_block(const MambaBlockArgs& args) {
-  dispatch_float(args.dtype, [&]<typename T>() { forward<T>(args); });
+  if (args.dtype == DType::f32) return mamba_block_float(args);
+  forward<double>(args);
 }
 
 void mamba_block_grad(const MambaBlockGradArgs& args) {
-  dispatch_float(args.forward.dtype, [&]<typename T>() { gradient<T>(args); });
+  if (args.forward.dtype == DType::f32) return mamba_block_grad_float(args);
+  gradient<double>(args);
 }
 
 }  // namespace pm::cpu

@@ -1,24 +1,20 @@
-// The gated selective scan on the CPU. One body serves both types: double calls the C library and is the truth the
-// kernels are held against; float uses short polynomials so that the compiler vectorises over the states, and on x86
-// the float body is also compiled for AVX2 and FMA and chosen at run time.
+// The gated selective scan on the CPU: in double the truth that the kernels are held against, in float made of the lane scan
+// (lane_scan.h), softplus before it and the gate behind it.
 //
-// Work is cut into (batch, block of channels); a block walks the sequence in tiles of kTile tokens whose softplus,
+// In double, work is cut into (batch, block of channels); a block walks the sequence in tiles of kTile tokens whose softplus,
 // gate, B and C are prepared once. The gradient keeps the state at every tile start (d_state / kTile values per element
 // of u), then walks the tiles backwards; dB and dC are summed over the blocks of a tile in block order. The blocks
 // depend on the shape alone, so the sums do not depend on the number of threads.
 #include "engine/ops/scan/selective_scan.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <type_traits>
+#include <memory>
 #include <vector>
 
-#include "engine/cpu/core/dispatch.h"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define PM_SCAN_AVX2 1
-#endif
+#include "engine/cpu/core/fast_math.h"
+#include "engine/cpu/core/isa.h"
+#include "engine/cpu/scan/lane_scan.h"
 
 namespace pm::cpu {
 namespace {
@@ -26,59 +22,6 @@ namespace {
 constexpr int kTile = 32;         // tokens prepared together
 constexpr int kMaxChannels = 16;  // of a block
 constexpr int kTasks = 16;        // blocks of channels to aim at, so that many cores have work at batch 1
-constexpr double kLog2e = 1.4426950408889634;
-
-// ---------------------------------------------------------------- scalar maths
-// 2^x to 2e-7 for x up to 127.5, at least 2^-126: 2^round(x) from the exponent bits, the rest from a polynomial on
-// [-1/2, 1/2].
-[[gnu::always_inline]] inline float exp2_polynomial(float x) {
-  constexpr float kRound = 12582912.0f;  // adding it leaves round(x) in the low bits
-  x = std::max(x, -126.0f);
-  const float shifted = x + kRound;
-  const float f = x - (shifted - kRound);
-  float p = 1.5461445e-4f;
-  p = p * f + 1.3400428e-3f;
-  p = p * f + 9.6180567e-3f;
-  p = p * f + 5.5503273e-2f;
-  p = p * f + 0.24022651f;
-  p = p * f + 0.69314721f;
-  p = p * f + 1.0f;
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(p) + (std::bit_cast<uint32_t>(shifted) << 23));
-}
-
-// What A is multiplied by before decay().
-template <typename T>
-constexpr T kDecayScale = std::is_same_v<T, float> ? static_cast<T>(kLog2e) : T{1};
-// The argument is not positive, because A is negative.
-[[gnu::always_inline]] inline float decay(float scaled) { return exp2_polynomial(scaled); }
-[[gnu::always_inline]] inline double decay(double scaled) { return std::exp(scaled); }
-
-[[gnu::always_inline]] inline float exponential(float x) {
-  return exp2_polynomial(std::min(x * static_cast<float>(kLog2e), 127.5f));
-}
-[[gnu::always_inline]] inline double exponential(double x) { return std::exp(x); }
-
-// log(1 + e) for e in [0, 1] as 2 * atanh(e / (2 + e)).
-[[gnu::always_inline]] inline float log1p_unit(float e) {
-  const float t = e / (2.0f + e), w = t * t;
-  float p = 0.14078889f;
-  p = p * w + 0.13982579f;
-  p = p * w + 0.20012298f;
-  p = p * w + 0.33333161f;
-  p = p * w + 1.0f;
-  return 2.0f * t * p;
-}
-[[gnu::always_inline]] inline double log1p_unit(double e) { return std::log1p(e); }
-
-template <typename T>
-[[gnu::always_inline]] inline T softplus(T x) {
-  const T value = std::max(x, T{0}) + log1p_unit(exponential(-std::abs(x)));
-  return x > T{20} ? x : value;
-}
-template <typename T>
-[[gnu::always_inline]] inline T sigmoid(T x) {
-  return T{1} / (T{1} + exponential(-x));
-}
 
 // ---------------------------------------------------------------- typed view of the arguments
 template <typename T>
@@ -169,12 +112,12 @@ template <typename T>
   }
 }
 
-// A of a block, scaled for decay(), padded with zeros: a padded state decays by 1 from 0 and stays 0.
+// A of a block, padded with zeros: a padded state decays by 1 from 0 and stays 0.
 template <int kStates, typename T>
-[[gnu::always_inline]] inline void load_A(const Problem<T>& p, const Part& part, T* scaled) {
+[[gnu::always_inline]] inline void load_A(const Problem<T>& p, const Part& part, T* padded) {
   for (int c = 0; c < part.channels; ++c) {
     const T* row = p.A + (part.first_channel + c) * p.d_state;
-    for (int n = 0; n < kStates; ++n) scaled[c * kStates + n] = n < p.d_state ? row[n] * kDecayScale<T> : T{0};
+    for (int n = 0; n < kStates; ++n) padded[c * kStates + n] = n < p.d_state ? row[n] : T{0};
   }
 }
 
@@ -204,7 +147,7 @@ template <typename T, int kStates>
         T sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int n = 0; n < kStates; ++n) {
-          s[n] = decay(d * a[c * kStates + n]) * s[n] + du * B[t * kStates + n];
+          s[n] = std::exp(d * a[c * kStates + n]) * s[n] + du * B[t * kStates + n];
           sum += s[n] * C[t * kStates + n];
         }
         y[t * part.channels + c] = sum + p.D_skip[part.first_channel + c] * u[t * part.channels + c];
@@ -240,7 +183,7 @@ template <typename T, int kStates>
     T sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int n = 0; n < kStates; ++n) {
-      decays[t * kStates + n] = decay(d * a[n]);
+      decays[t * kStates + n] = std::exp(d * a[n]);
       const T s = decays[t * kStates + n] * states[t * kStates + n] + du * B[t * kStates + n];
       states[(t + 1) * kStates + n] = s;
       sum += s * C[t * kStates + n];
@@ -261,7 +204,7 @@ template <typename T, int kStates>
       partial[t * 2 * kStates + kStates + n] += gt * states[(t + 1) * kStates + n];
       q[n] = decays[t * kStates + n] * h;
     }
-    sum_decay[t * channels] = sum_h_decay / kDecayScale<T>;
+    sum_decay[t * channels] = sum_h_decay;
     sum_B[t * channels] = sum_h_B;
   }
 }
@@ -315,45 +258,12 @@ template <typename T, int kStates>
   scatter(p, part, sum_decay, out.ddelta);
 }
 
-// ---------------------------------------------------------------- the float bodies for newer x86 processors
-#ifdef PM_SCAN_AVX2
-template <int kStates>
-__attribute__((target("avx2,fma"))) void scan_block_avx2(const Problem<float>& p, int64_t task, float* starts) {
-  scan_block<float, kStates>(p, task, starts);
-}
-template <int kStates>
-__attribute__((target("avx2,fma"))) void grad_tile_avx2(const Problem<float>& p, const GradOut<float>& out,
-                                                        int64_t task, int64_t tile) {
-  grad_tile<float, kStates>(p, out, task, tile);
-}
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-#endif
-
-template <typename T, int kStates>
-void run_scan_block(const Problem<T>& p, int64_t task, T* starts) {
-#ifdef PM_SCAN_AVX2
-  if constexpr (std::is_same_v<T, float>) {
-    if (has_avx2()) return scan_block_avx2<kStates>(p, task, starts);
-  }
-#endif
-  scan_block<T, kStates>(p, task, starts);
-}
-template <typename T, int kStates>
-void run_grad_tile(const Problem<T>& p, const GradOut<T>& out, int64_t task, int64_t tile) {
-#ifdef PM_SCAN_AVX2
-  if constexpr (std::is_same_v<T, float>) {
-    if (has_avx2()) return grad_tile_avx2<kStates>(p, out, task, tile);
-  }
-#endif
-  grad_tile<T, kStates>(p, out, task, tile);
-}
-
 // ---------------------------------------------------------------- drivers
 template <typename T, int kStates>
 void scan(const SelectiveScanArgs& args) {
   const Problem<T> p(args);
 #pragma omp parallel for schedule(dynamic)
-  for (int64_t task = 0; task < p.tasks(); ++task) run_scan_block<T, kStates>(p, task, nullptr);
+  for (int64_t task = 0; task < p.tasks(); ++task) scan_block<T, kStates>(p, task, nullptr);
 }
 
 // dB and dC of one token: the blocks of its batch in order.
@@ -409,11 +319,11 @@ void scan_grad(const SelectiveScanGradArgs& args) {
   {
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < p.tasks(); ++task) {
-      run_scan_block<T, kStates>(p, task, starts.data() + task * p.tiles * p.block * kStates);
+      scan_block<T, kStates>(p, task, starts.data() + task * p.tiles * p.block * kStates);
     }
     for (int64_t tile = p.tiles - 1; tile >= 0; --tile) {
 #pragma omp for schedule(dynamic)
-      for (int64_t task = 0; task < p.tasks(); ++task) run_grad_tile<T, kStates>(p, out, task, tile);
+      for (int64_t task = 0; task < p.tasks(); ++task) grad_tile<T, kStates>(p, out, task, tile);
       const int64_t first = tile * kTile, steps = std::min<int64_t>(kTile, p.seq_len - first);
 #pragma omp for
       for (int64_t token = 0; token < p.batch * steps; ++token) {
@@ -434,17 +344,86 @@ void dispatch_states(int64_t d_state, Fn&& fn) {
   return fn.template operator()<64>();
 }
 
+// ---------------------------------------------------------------- float
+constexpr int64_t kRows = 512;  // tokens that softplus and gate do at a time
+
+using Floats = std::unique_ptr<float[]>;
+Floats floats(int64_t count) { return std::make_unique_for_overwrite<float[]>(static_cast<size_t>(count)); }
+
+// fn(row, rows) for all tokens, in parallel.
+template <typename Fn>
+void for_rows(const SelectiveScanArgs& a, Fn&& fn) {
+  const int64_t rows = a.batch * a.seq_len;
+#pragma omp parallel for
+  for (int64_t row = 0; row < rows; row += kRows) fn(row, std::min(kRows, rows - row));
+}
+
+// delta receives softplus of the raw values, slope, unless null, its derivative.
+LaneScan lane_scan(const SelectiveScanArgs& a, float* delta, float* slope) {
+  for_rows(a, [&](int64_t row, int64_t rows) {
+    const int64_t at = row * a.d_inner;
+    softplus_rows(static_cast<const float*>(a.delta) + at, static_cast<const float*>(a.delta_bias), delta + at,
+                  slope == nullptr ? nullptr : slope + at, rows, a.d_inner);
+  });
+  return {{delta, static_cast<const float*>(a.u), static_cast<const float*>(a.A), static_cast<const float*>(a.B),
+           static_cast<const float*>(a.C), static_cast<const float*>(a.D_skip), a.d_state, a.batch, a.seq_len,
+           a.d_inner, a.d_state, a.reverse},
+          /*keep_starts=*/slope != nullptr};
+}
+
+void scan_float(const SelectiveScanArgs& a) {
+  const Floats delta = floats(a.batch * a.seq_len * a.d_inner);
+  LaneScan scan[] = {lane_scan(a, delta.get(), nullptr)};
+  float* out[] = {static_cast<float*>(a.out)};
+  run_scans(scan, out);
+  for_rows(a, [&](int64_t row, int64_t rows) {
+    const float* z = static_cast<const float*>(a.z) + row * a.d_inner;
+    float* y = out[0] + row * a.d_inner;
+    with_best_isa([&]() PM_ISA_BODY {
+#pragma omp simd
+      for (int64_t i = 0; i < rows * a.d_inner; ++i) y[i] *= z[i] * sigmoid(z[i]);
+    });
+  });
+}
+
+void scan_grad_float(const SelectiveScanGradArgs& args) {
+  const SelectiveScanArgs& a = args.forward;
+  const int64_t n = a.batch * a.seq_len * a.d_inner;
+  const Floats delta = floats(n), slope = floats(n), y = floats(n);
+  LaneScan scan[] = {lane_scan(a, delta.get(), slope.get())};
+  float* outs[] = {y.get()};
+  run_scans(scan, outs);
+  for_rows(a, [&](int64_t row, int64_t rows) {
+    const int64_t at = row * a.d_inner;
+    const float *z = static_cast<const float*>(a.z) + at, *dout = static_cast<const float*>(args.dout) + at;
+    float *dz = static_cast<float*>(args.dz) + at, *dy = y.get() + at;  // y becomes its gradient
+    with_best_isa([&]() PM_ISA_BODY {
+#pragma omp simd
+      for (int64_t i = 0; i < rows * a.d_inner; ++i) {
+        const float s = sigmoid(z[i]);
+        dz[i] = dout[i] * dy[i] * s * (1.0f + z[i] * (1.0f - s));
+        dy[i] = dout[i] * z[i] * s;
+      }
+    });
+  });
+  const LaneScanGradArgs grads[] = {{y.get(), slope.get(), static_cast<float*>(args.du),
+                                     static_cast<float*>(args.ddelta), static_cast<float*>(args.dB),
+                                     static_cast<float*>(args.dC), a.d_state}};
+  run_scan_grads(scan, grads);
+  scan[0].finish_grad(static_cast<float*>(args.dA), static_cast<float*>(args.dD_skip),
+                      static_cast<float*>(args.ddelta_bias));
+}
+
 }  // namespace
 
 void selective_scan(const SelectiveScanArgs& args) {
-  dispatch_float(args.dtype,
-                 [&]<typename T>() { dispatch_states(args.d_state, [&]<int kStates>() { scan<T, kStates>(args); }); });
+  if (args.dtype == DType::f32) return scan_float(args);
+  dispatch_states(args.d_state, [&]<int kStates>() { scan<double, kStates>(args); });
 }
 
 void selective_scan_grad(const SelectiveScanGradArgs& args) {
-  dispatch_float(args.forward.dtype, [&]<typename T>() {
-    dispatch_states(args.forward.d_state, [&]<int kStates>() { scan_grad<T, kStates>(args); });
-  });
+  if (args.forward.dtype == DType::f32) return scan_grad_float(args);
+  dispatch_states(args.forward.d_state, [&]<int kStates>() { scan_grad<double, kStates>(args); });
 }
 
 }  // namespace pm::cpu
