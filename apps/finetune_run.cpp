@@ -22,7 +22,8 @@ using Json = nlohmann::ordered_json;
 io::Cohort read_the_cohort(const FinetuneOptions& options) {
   io::TableOptions columns = options.columns;
   if (options.task == "classification") columns.outcome = io::Outcome::classes;
-  if (options.task == "survival") columns.outcome = io::Outcome::survival;
+  const bool time_named = !columns.time_column.empty() && columns.label_column.empty();
+  if (options.task == "survival" || (options.task == "auto" && time_named)) columns.outcome = io::Outcome::survival;
   io::Cohort cohort = io::read_cohort(options.table, columns);
   PM_CHECK(cohort.outcome == io::Outcome::classes || cohort.outcome == io::Outcome::survival, IoError,
            "{}: the table needs a column label (classes) or the columns survival_months and censorship (survival)",
@@ -31,7 +32,7 @@ io::Cohort read_the_cohort(const FinetuneOptions& options) {
 }
 
 std::vector<io::Fold> make_the_folds(const FinetuneOptions& options, const io::Cohort& cohort) {
-  if (options.splits == "table") return io::column_folds(cohort);
+  if (options.splits == "table" || !options.columns.fold_column.empty()) return io::column_folds(cohort);
   if (!options.splits.empty()) return io::read_splits(options.splits, cohort);
   if (options.folds > 0) return io::make_folds(cohort, options.folds, options.run.seed);
   io::Fold whole;
@@ -89,7 +90,6 @@ Json training_settings(const FinetuneOptions& o) {
   Json json = {{"table", o.table},
                {"task", o.task},
                {"slides", o.columns.slides},
-               {"label_column", o.columns.label_column},
                {"endpoint", o.columns.endpoint},
                {"skip_missing", o.columns.skip_missing},
                {"classes", o.classes},
@@ -112,6 +112,17 @@ Json training_settings(const FinetuneOptions& o) {
                {"keep_background", load.keep_background},
                {"augment", o.augment}};
   json["slide_mpp"] = load.slide_mpp ? Json(*load.slide_mpp) : Json();
+  const io::TableOptions& columns = o.columns;
+  json["label_column"] = columns.label_column;
+  for (const auto& [name, column] : {std::pair{"path_column", &columns.path_column},
+                                     {"slide_column", &columns.slide_column},
+                                     {"case_column", &columns.case_column},
+                                     {"fold_column", &columns.fold_column},
+                                     {"time_column", &columns.time_column},
+                                     {"event_column", &columns.event_column},
+                                     {"censorship_column", &columns.censorship_column}}) {
+    json[name] = column->empty() ? Json() : Json(*column);
+  }
   return json;
 }
 

@@ -10,8 +10,10 @@ namespace pm::io {
 namespace {
 
 Outcome outcome_of(const SlideTable& table, Outcome wanted) {
-  const char* survival = "survival needs the columns survival_months and censorship";
-  const char* classes = "classes need a column label, or one named with --label";
+  const char* survival =
+      "survival needs the columns survival_months and censorship, or others named with --time-column and "
+      "--event-column or --censorship-column";
+  const char* classes = "classes need a column label, or one named with --label-column";
   PM_CHECK(wanted != Outcome::survival || table.has_survival, IoError, "{}: {}", table.file, survival);
   PM_CHECK(wanted != Outcome::classes || table.has_labels, IoError, "{}: {}", table.file, classes);
   if (wanted != Outcome::automatic) return wanted;

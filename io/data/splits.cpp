@@ -204,7 +204,7 @@ std::vector<Fold> make_folds(const Cohort& cohort, int64_t count, uint64_t seed)
 
 std::vector<Fold> column_folds(const Cohort& cohort) {
   const SlideTable& table = cohort.table;
-  PM_CHECK(!table.fold_column.empty(), IoError, "{}: has no column 'fold'", table.file);
+  PM_CHECK(!table.fold_column.empty(), IoError, "{}: has no column 'fold'; --fold-column names another", table.file);
   const auto place = [&](const SlideRow& row) {
     return fmt::format("{}: row {}, column {}", table.file, row.row, table.fold_column);
   };

@@ -371,6 +371,11 @@ TEST_CASE("options that contradict themselves or the run are refused", "[cpu]") 
   refused("--keep 0" + out, 2, "--keep");
   refused("--folds 1" + out, 2, "--folds");
   refused("--folds 2 --splits x" + out, 2, "--folds");
+  refused("--fold-column x --folds 2" + out, 2, "--fold");
+  refused("--time-column x" + out, 2, "--event-column");
+  refused("--event-column x" + out, 2, "--time-column");
+  refused("--time-column x --event-column x --censorship-column x" + out, 2, "--censorship-column");
+  refused("--fold-column nowhere" + out, 3, "nowhere");
   refused("--ema 1" + out, 2, "--ema");
   refused("--drop-path 1" + out, 2, "--drop-path");
   refused("--stop-after 0" + out, 2, "--stop-after");
