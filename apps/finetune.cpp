@@ -6,6 +6,7 @@
 
 #include <csignal>
 
+#include "apps/finetune_cohort.h"
 #include "engine/core/check.h"
 
 namespace pm::app {
@@ -36,6 +37,9 @@ void check_columns(const io::TableOptions& columns) {
 
 int run(const FinetuneOptions& options) {
   check_columns(options.columns);
+  if (options.check) return check_finetune(options);
+  PM_CHECK(!options.out.empty(), UsageError,
+           "--out: a run needs a folder to write to (--check is a dry run without one)");
   std::signal(SIGINT, remember_signal);
   std::signal(SIGTERM, remember_signal);
   return run_finetune(options, {io::posix_file_ops(), [] { return static_cast<int>(stop_signal); }});
@@ -51,7 +55,11 @@ void add_finetune(CLI::App& app, Command& command) {
           "CSV with columns path and label (0, 1, ..) or survival_months and censorship (1 = censored); slide_id, "
           "case_id and mpp where known")
       ->required();
-  verb->add_option("--out", options->out, "run folder to write")->required()->type_name("DIR");
+  verb->add_option("--out", options->out, "run folder to write")->type_name("DIR");
+  verb->add_flag(
+      "--check", options->check,
+      "a dry run: reads table and splits, opens every slide, prints what each fold would learn from, and whether a "
+      "run would start; writes nothing");
   verb->add_option("--init", options->init, "model folder to start from, or 6m / 21m for random weights")
       ->capture_default_str()
       ->type_name("MODEL");
@@ -135,8 +143,9 @@ void add_finetune(CLI::App& app, Command& command) {
   }
   verb->add_option("--endpoint", options->columns.endpoint,
                    "survival: os, dss, pfi, ..: which outcome of a table with several");
-  verb->add_flag("--skip-missing", options->columns.skip_missing,
-                 "leave out rows without outcome or slide instead of refusing them");
+  verb->add_flag(
+      "--skip-missing", options->columns.skip_missing,
+      "leave out rows without outcome or slide, and ids of splits that the table lacks, instead of refusing them");
   verb->add_flag("--keep-background", options->load.keep_background, "also learn from windows without tissue");
   verb->add_flag("--augment", options->augment,
                  "flip, turn and shift slides, vary stain and brightness, drop background windows");

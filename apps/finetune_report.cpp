@@ -134,10 +134,11 @@ void add_held_out(io::RunReport& report, const FinetuneOptions& options, const s
 }  // namespace
 
 void write_run_report(const FinetuneOptions& options, const std::vector<FoldSource>& folds, const Json& settings,
-                      const Json& about, const std::vector<io::SlideProblem>& problems) {
+                      const Json& about, const std::vector<io::SlideProblem>& problems, const io::CohortAudit& cohort) {
   io::RunReport report;
   report.title = "Fine-tuning on " + std::filesystem::path(options.table).filename().string();
   report.slide_problems = problems;
+  report.cohort = cohort;
   std::vector<Json> summaries;
   bool survival = false;
   for (const FoldSource& fold : folds) {

@@ -19,6 +19,6 @@ struct FoldSource {
 // settings; `about`: program, device, arguments. Throws IoError when a file is missing or cannot be written.
 void write_run_report(const FinetuneOptions& options, const std::vector<FoldSource>& folds,
                       const nlohmann::ordered_json& settings, const nlohmann::ordered_json& about,
-                      const std::vector<io::SlideProblem>& problems);
+                      const std::vector<io::SlideProblem>& problems, const io::CohortAudit& cohort);
 
 }  // namespace pm::app

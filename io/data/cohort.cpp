@@ -60,23 +60,24 @@ SetAudit audit_set(const Cohort& cohort, const std::vector<int64_t>& members, co
 void warn_about_set(const Cohort& cohort, const std::string& fold, const char* set, const SetAudit& audit,
                     bool training, std::vector<std::string>& warnings) {
   if (audit.slides == 0) return;
+  const std::string place = fold.empty() ? "" : fmt::format("fold {}: ", fold);
   if (cohort.outcome == Outcome::classes) {
     for (size_t i = 0; i < audit.class_cases.size(); ++i) {
       if (audit.class_cases[i] > 0) continue;
       warnings.push_back(
-          fmt::format("fold {}: the {} set has no case of class {}", fold, set, cohort.table.class_names[i]));
+          fmt::format("{}the {} set has no case of class {}", place, set, cohort.table.class_names[i]));
     }
   }
   if (cohort.outcome != Outcome::survival) return;
   if (audit.events == 0) {
-    warnings.push_back(fmt::format("fold {}: the {} set has no event{}", fold, set,
+    warnings.push_back(fmt::format("{}the {} set has no event{}", place, set,
                                    training ? "" : ": its concordance rests on nothing"));
     return;
   }
   for (size_t i = 0; training && i < audit.bin_events.size(); ++i) {
     if (audit.bin_events[i] > 0) continue;
     warnings.push_back(
-        fmt::format("fold {}: time bin {} of {} has no event in the {} set: too few different times of events", fold,
+        fmt::format("{}time bin {} of {} has no event in the {} set: too few different times of events", place,
                     i + 1, audit.bin_events.size(), set));
   }
 }

@@ -68,10 +68,10 @@ class TableReader {
              "columns are: {}",
              table_.file, fmt::join(csv_.columns, ", "));
     PM_CHECK(
-        path_ >= 0 || !options_.find_slides || !options_.slides.empty(), IoError,
+        path_ >= 0 || !options_.find_slides || !options_.slides.empty() || options_.keep_missing, IoError,
         "{}: a slide table needs a column 'path', or name the folder of the slides with --slides; its columns are: {}",
         table_.file, fmt::join(csv_.columns, ", "));
-    if (path_ < 0 && options_.find_slides) folder_.emplace(options_.slides);
+    if (path_ < 0 && options_.find_slides && !options_.slides.empty()) folder_.emplace(options_.slides);
     fold_ = named_or_first_of(options_.fold_column, {"fold"});
     for (size_t i = 0; fold_ < 0 && i < csv_.columns.size(); ++i) {
       const bool other = std::any_of(csv_.columns.begin() + static_cast<int64_t>(i) + 1, csv_.columns.end(),
@@ -194,6 +194,11 @@ class TableReader {
   }
 
   void skip_or_refuse(const SlideRow& row, const std::string& message) {
+    if (options_.keep_missing) {
+      table_.rows.push_back(row);
+      if (row.slide_id.empty()) table_.rows.back().slide_id = row.case_id;
+      return;
+    }
     PM_CHECK(options_.skip_missing, IoError, "{}", message);
     table_.skipped.push_back({row.row, row.case_id, row.slide_id, "no file"});
   }
