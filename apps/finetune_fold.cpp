@@ -90,6 +90,8 @@ FoldTrainer::FoldTrainer(Context& ctx, const FoldSettings& settings, const Finet
   loader_ = std::make_unique<io::SlideLoader>(settings_.cohort.slides(), loader_options(options_, model_.config()));
   progress_ =
       std::make_unique<Progress>("step", options_.epochs * static_cast<int64_t>(train_.size()), state_.step, " slides");
+  curves_ = std::make_unique<TrainCurves>(settings_.folder, state_, static_cast<int64_t>(train_.size()),
+                                          [this](const std::string& text) { progress_->note(text); });
 }
 
 std::string FoldTrainer::fingerprint() const {
@@ -121,6 +123,7 @@ void FoldTrainer::restore() {
 }
 
 void FoldTrainer::save() {
+  curves_->flush();
   state_.rng = ctx_.rng().state();
   state_.metrics_bytes = metrics_->bytes();
   store_.save(state_.step, options_.keep, [&](const std::string& folder) {
@@ -241,7 +244,13 @@ void FoldTrainer::learn_slide(const io::SlideSample& sample) {
   backward(ctx_, loss);
   const std::string broken = accumulate_if_finite(ctx_, model_, accumulated);
   if (!broken.empty()) return skip(sample, fmt::format("the gradient is not finite in {}", broken));
+  if (state_.accumulated == 0) {  // a new update begins
+    state_.update_loss = 0.0;
+    state_.update_slides = 0;
+  }
   state_.loss_sum += value;
+  state_.update_loss += value;
+  ++state_.update_slides;
   state_.correct += right ? 1 : 0;
   state_.skipped_in_a_row = 0;
   ++state_.learnt;
@@ -278,8 +287,10 @@ void FoldTrainer::update_weights() {
     state_.grad_norm = host_value(apply_gradients(ctx_, model_, optimiser_, {state_.lr, scale, options_.clip}));
     if (average_ != nullptr) average_->update(ctx_);
   }
+  if (state_.accumulated == 0) state_.update_slides = 0;  // all were skipped
   state_.accumulated = 0;
   ++state_.update;
+  curves_->add_update(state_);
 }
 
 bool FoldTrainer::finish_epoch(std::vector<SlidePrediction>& predictions) {
@@ -318,6 +329,7 @@ bool FoldTrainer::finish_epoch(std::vector<SlidePrediction>& predictions) {
     }
   }
   add_line(line, options_.run.json);
+  curves_->add_epoch(state_, line);
   last_loss_ = mean_loss();
   ++state_.epoch;
   state_.position = state_.learnt = state_.correct = state_.windows = state_.left_out = 0;

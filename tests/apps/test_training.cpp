@@ -1,5 +1,6 @@
 // Fine-tuning that stops, dies and goes on: the end is the same, bit for bit.
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -9,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <thread>
 
 #include "apps/finetune.h"
@@ -21,6 +23,7 @@
 #include "tests/apps/run_program.h"
 #include "tests/apps/small_runs.h"
 #include "tests/io/failing_files.h"
+#include "tests/report/event_reader.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
@@ -120,7 +123,8 @@ void check_same_run(const std::string& run, const std::string& reference) {
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(reference)) {
     const std::string name = fs::relative(entry.path(), reference).string();
     if (!entry.is_regular_file() || name.ends_with("config.json") || name.ends_with("state.json") || name == ".lock" ||
-        name == "report.html")  // these name the folder and the arguments
+        name == "report.html" ||                // these name the folder and the arguments
+        contains(name, "events.out.tfevents"))  // each session has its own
       continue;
     CAPTURE(name);
     if (name.ends_with("metrics.jsonl")) {
@@ -278,6 +282,64 @@ TEST_CASE("a failure at every sync, rename and open of a run", "[slow]") {
 }
 
 TEST_CASE("a kill at every sync, rename and open of a run", "[slow]") { fail_everywhere(FailingFiles::How::kill, 1); }
+
+namespace {
+
+// The curves of a run as TensorBoard shows them, without the clock: "tag step" -> value.
+std::map<std::string, float> curves_of(const std::string& folder) {
+  std::map<std::string, float> curves;
+  for (const EventPoint& point : join_sessions(folder)) {
+    if (point.tag == "train/seconds") continue;
+    const bool is_new = curves.emplace(fmt::format("{} {}", point.tag, point.step), point.value).second;
+    CAPTURE(folder, point.tag, point.step);
+    CHECK(is_new);
+  }
+  return curves;
+}
+
+}  // namespace
+
+TEST_CASE("the curves for TensorBoard say what metrics.jsonl says, each point once, however often a run dies",
+          "[cpu]") {
+  const Cohort cohort(7);
+  app::FinetuneOptions options = options_for(cohort, "whole");
+  options.validate_every = 1;
+  FailingFiles counting;
+  REQUIRE(finetune(options, counting) == 0);
+  std::map<std::string, float> whole[2];
+  for (const int fold : {0, 1}) {
+    const std::string folder = fmt::format("{}/fold-{}", cohort.run("whole"), fold);
+    whole[fold] = curves_of(folder);
+    int64_t epochs = 0;
+    for (const Json& line : json_lines(read_text(folder + "/metrics.jsonl"))) {
+      const auto at = [&](const std::string& tag) {
+        return whole[fold].at(fmt::format("{} {}", tag, line["step"].get<int64_t>()));
+      };
+      CHECK(at("train/loss") == line["loss"].get<float>());
+      CHECK(at("train/lr") == line["lr"].get<float>());
+      CHECK(at("train/grad_norm") == line["grad_norm"].get<float>());
+      CHECK(at("validation/loss") == line["validation"]["loss"].get<float>());
+      CHECK(at("validation/macro_f1") == line["validation"]["macro_f1"].get<float>());
+      ++epochs;
+    }
+    CHECK(epochs == 2);
+    CHECK(whole[fold].contains("train/update_loss 2"));  // the first update is after two slides
+  }
+  const auto calls = static_cast<int64_t>(counting.calls().size());
+  options = options_for(cohort, "killed");
+  options.resume = true;
+  options.checkpoint_every = 3;  // in the middle of an accumulation too
+  for (int64_t at = 60; at < calls; at += calls / 5) {
+    FailingFiles files(at, FailingFiles::How::kill);
+    try {
+      finetune(options, files);
+    } catch (const Killed&) {
+    }
+  }
+  CHECK(finetune(options) == 0);
+  CHECK(finetune(options) == 0);  // once more when all is done
+  for (const int fold : {0, 1}) CHECK(curves_of(fmt::format("{}/fold-{}", cohort.run("killed"), fold)) == whole[fold]);
+}
 
 TEST_CASE("a damaged checkpoint gives way to the one before", "[cpu]") {
   const Cohort cohort(6);
