@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "apps/guarded_gradients.h"
 #include "apps/memory_check.h"
@@ -11,6 +12,7 @@
 #include "engine/optim/schedule.h"
 #include "io/checkpoint/model_folder.h"
 #include "io/data/atomic_file.h"
+#include "io/data/file.h"
 
 namespace pm::app {
 namespace fs = std::filesystem;
@@ -43,6 +45,18 @@ io::LoaderOptions loader_options(const FinetuneOptions& options, const ModelConf
   load.raster = config.scan == ScanOrder::raster;
   load.seed = options.run.seed;
   return load;
+}
+
+// Slides whose trouble is in metrics.jsonl already.
+std::set<std::string> reported_before(const std::string& file) {
+  std::set<std::string> slides;
+  std::istringstream lines(io::read_file(file));
+  for (std::string text; std::getline(lines, text);) {
+    const Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+    const std::string event = line.is_object() ? line.value("event", "") : "";
+    if (event == "unreadable" || event == "bad tiles") slides.insert(line.value("slide_id", ""));
+  }
+  return slides;
 }
 
 // FNV-1a, 64 bits.
@@ -87,6 +101,7 @@ FoldTrainer::FoldTrainer(Context& ctx, const FoldSettings& settings, const Finet
            options_.warmup, options_.epochs * updates_per_epoch_, options_.epochs, train_.size(), options_.accumulate);
   metrics_ =
       std::make_unique<io::LineLog>(settings_.folder + "/metrics.jsonl", state_.metrics_bytes, environment_.files);
+  reported_ = reported_before(settings_.folder + "/metrics.jsonl");
   loader_ = std::make_unique<io::SlideLoader>(settings_.cohort.slides(), loader_options(options_, model_.config()));
   progress_ =
       std::make_unique<Progress>("step", options_.epochs * static_cast<int64_t>(train_.size()), state_.step, " slides");
@@ -157,12 +172,18 @@ bool FoldTrainer::validated_last() const { return validates(options_.epochs - 1)
 io::SlideSample FoldTrainer::next_sample() {
   std::optional<io::SlideSample> sample = loader_->next();
   PM_CHECK(sample.has_value(), Error, "the slide loader ended early");
-  const std::string& id = row(sample->slide).slide_id;
-  if (!sample->error.empty() && reported_.insert(sample->slide).second) {
-    progress_->note(fmt::format("warning: slide {} is left out: {}", id, sample->error));
-  } else if (sample->bad_tiles > 0 && reported_.insert(sample->slide).second) {
-    progress_->note(fmt::format("warning: slide {}: {} of {} tiles cannot be decoded and count as white", id,
-                                sample->bad_tiles, sample->tiles));
+  const bool unreadable = !sample->error.empty();
+  const io::SlideRow& slide = row(sample->slide);
+  if ((unreadable || sample->bad_tiles > 0) && reported_.insert(slide.slide_id).second) {
+    const std::string reason = unreadable ? sample->error
+                                          : fmt::format("{} of {} tiles cannot be decoded and count as white",
+                                                        sample->bad_tiles, sample->tiles);
+    progress_->note(fmt::format("warning: slide {}{}: {}", slide.slide_id, unreadable ? " is left out" : "", reason));
+    add_line({{"event", unreadable ? "unreadable" : "bad tiles"},
+              {"slide_id", slide.slide_id},
+              {"path", slide.path},
+              {"reason", reason}},
+             /*print=*/false);
   }
   return std::move(*sample);
 }

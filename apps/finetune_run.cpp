@@ -216,8 +216,8 @@ int run_finetune(const FinetuneOptions& options, const FinetuneEnvironment& envi
   for (size_t i = 0; i < folds.size(); ++i) {
     sources.push_back({folds[i].name, place_of(folder, folds, i).folder});
   }
-  write_run_report(options, sources, training_settings(options), about_run(options, *ctx), opened.problems,
-                   audit_for_report(options, cohort, folds));
+  write_run_report(options, {cohort, audit_for_report(options, cohort, folds), sources, training_settings(options),
+                             about_run(options, *ctx), opened.problems});
   fmt::print(stderr, "done in {}; wrote {}: {}checkpoints, {} and config.json\n", duration(now_seconds() - start),
              options.out,
              divided ? "per fold model, metrics.jsonl, predictions.csv and "

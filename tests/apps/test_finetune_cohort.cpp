@@ -4,6 +4,9 @@
 #include <filesystem>
 #include <fstream>
 
+#include "apps/finetune_cohort.h"
+#include "apps/finetune_report.h"
+#include "io/slide/image.h"
 #include "tests/apps/run_program.h"
 #include "tests/apps/small_runs.h"
 #include "tests/support/test.h"
@@ -170,19 +173,63 @@ TEST_CASE("a broken slide in a cohort of 50 costs only itself and is in the repo
   for (int i = 0; i < 50; ++i) table += fmt::format("stripes{}.png,{}\n", i, i % 2);
   write_text(folder.path("table.csv"), table);
   write_text(folder.path("stripes17.png"), "damaged");
+  fs::resize_file(folder.path("stripes20.png"),
+                  fs::file_size(folder.path("stripes20.png")) / 2);  // opens, then breaks off
   const Outcome outcome = folder.finetune("--folds 2 --epochs 1 --out " + folder.path("run"));
   CAPTURE(outcome.err);
   REQUIRE(outcome.code == 0);
   CHECK(contains(outcome.err, "slide stripes17 is left out"));
+  CHECK(contains(outcome.err, "slide stripes20 is left out"));
   int64_t lines = 0;
   const std::string predictions = read_text(folder.path("run/slide_predictions.csv"));
   for (const char c : predictions) lines += c == '\n' ? 1 : 0;
-  CHECK(lines == 50);  // the names and 49 slides
+  CHECK(lines == 49);  // the names and 48 slides
   CHECK_FALSE(contains(predictions, "stripes17,"));
   const std::string report = read_text(folder.path("run/report.html"));
   CHECK(contains(report, "Slides with problems"));
+  CHECK(contains(report, "2 left out"));
   CHECK(contains(report, folder.path("stripes17.png")));
+  CHECK(contains(report, folder.path("stripes20.png")));
   CHECK(contains(report, "Whole cohort"));
+}
+
+TEST_CASE("the worst slides are in the report with pictures of bounded size", "[cpu]") {
+  const Folder folder(9);
+  io::Image large{1900, 1300, {}};
+  large.rgb.assign(1900 * 1300 * 3, 255);
+  for (size_t i = 0; i < large.rgb.size(); ++i)
+    large.rgb[i] = static_cast<uint8_t>(i * 2654435761U >> 13);  // hard to compress
+  io::write_png(folder.path("stripes0.png"), large);
+  std::string table = "case_id,path,label\n";
+  for (int i = 0; i < 9; ++i) table += fmt::format("c{0},stripes{0}.png,{1}\n", i, i % 2 ? "mild" : "severe");
+  write_text(folder.path("table.csv"), table);
+  const std::string arguments = "--folds 2 --epochs 1 --slide-mpp 1 --mpp 8 --out " + folder.path("run");
+  REQUIRE(folder.finetune(arguments).code == 0);
+  const std::string report = read_text(folder.path("run/report.html"));
+  const auto pictures = [](const std::string& page) {
+    int64_t count = 0;
+    for (size_t at = 0; (at = page.find("data:image/jpeg;base64,", at)) != page.npos; ++at) ++count;
+    return count;
+  };
+  CHECK(pictures(report) == 8);
+  CHECK(report.size() < 1'000'000);
+  CHECK(contains(report, "true: severe"));
+  // A slide that is gone in the meantime has its row without a picture.
+  app::FinetuneOptions options;
+  options.table = folder.path("table.csv");
+  options.out = folder.path("run");
+  const io::Cohort cohort = app::read_training_cohort(options);
+  for (int i = 1; i < 9; ++i) fs::remove(folder.path(fmt::format("stripes{}.png", i)));
+  app::write_run_report(options, {cohort,
+                                  {},
+                                  {{"0", options.out + "/fold-0"}, {"1", options.out + "/fold-1"}},
+                                  Json::object(),
+                                  Json::object(),
+                                  {}});
+  const std::string without = read_text(folder.path("run/report.html"));
+  CHECK(pictures(without) <= 1);  // stripes0 is there still
+  CHECK(contains(without, "no picture"));
+  CHECK(contains(without, "true: severe"));
 }
 
 }  // namespace pm::test
