@@ -10,7 +10,6 @@
 #include <set>
 #include <sstream>
 
-#include "apps/evaluation.h"
 #include "apps/finetune_fold.h"
 #include "apps/predict.h"
 #include "engine/core/check.h"
@@ -22,7 +21,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 constexpr size_t kWorstSlides = 8;
-constexpr int64_t kBootstrap = 1000;
 
 std::optional<double> number_of(const Json& json, const std::string& key) {
   return json.contains(key) && json[key].is_number() ? std::optional(json[key].get<double>()) : std::nullopt;
@@ -163,24 +161,22 @@ void add_held_out(io::RunReport& report, const FinetuneOptions& options, const i
   const io::CsvTable cases = io::read_csv(file);
   const bool survival = cases.find("risk") >= 0;
   report.worst_slides = worst_slides(options, cohort, io::read_csv(options.out + "/slide_predictions.csv"), survival);
-  try {
-    EvaluationOptions evaluation;
-    evaluation.task = survival ? "survival" : "classification";
-    evaluation.bootstrap = kBootstrap;
-    evaluation.seed = options.run.seed;
-    const Json result = evaluate_predictions(cases, evaluation).result;
-    for (size_t k = 0; k < judged.size(); ++k) {
-      report.metrics[k].pooled = number_of(result, judged[k].key);
-      const Json interval = result.value("bootstrap", Json::object()).value(judged[k].key, Json::object());
-      report.metrics[k].ci_low = number_of(interval, "low");
-      report.metrics[k].ci_high = number_of(interval, "high");
-    }
-    if (survival) report.kaplan_meier = median_halves(cases);
-    if (!survival)
-      report.confusion =
-          io::ConfusionMatrix{cohort.table.class_names, result["confusion"].get<std::vector<std::vector<int64_t>>>()};
-  } catch (const IoError& error) {  // one class, or no event: there is nothing to judge by
-    report.warnings.push_back(fmt::format("The held-out predictions cannot be judged: {}", error.what()));
+  const Json pooled = Json::parse(io::read_file(summary_file(options.out))).value("pooled", Json::object());
+  if (pooled.contains("undefined")) {  // one class, or no event: there is nothing to judge by
+    report.warnings.push_back(
+        fmt::format("The held-out predictions cannot be judged: {}", pooled["undefined"].get<std::string>()));
+    return;
+  }
+  for (size_t k = 0; k < judged.size(); ++k) {
+    report.metrics[k].pooled = number_of(pooled, judged[k].key);
+    const Json interval = pooled.value("bootstrap", Json::object()).value(judged[k].key, Json::object());
+    report.metrics[k].ci_low = number_of(interval, "low");
+    report.metrics[k].ci_high = number_of(interval, "high");
+  }
+  if (survival) report.kaplan_meier = median_halves(cases);
+  if (pooled.contains("confusion")) {
+    report.confusion =
+        io::ConfusionMatrix{cohort.table.class_names, pooled["confusion"].get<std::vector<std::vector<int64_t>>>()};
   }
 }
 

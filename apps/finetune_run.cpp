@@ -10,6 +10,7 @@
 #include "apps/run_folder.h"
 #include "engine/core/check.h"
 #include "io/data/atomic_file.h"
+#include "io/data/csv.h"
 #include "io/data/file.h"
 
 namespace pm::app {
@@ -143,6 +144,28 @@ std::string in_words(const Json& figures) {
   return text;
 }
 
+void print_pooled(const Json& pooled) {
+  if (pooled.contains("undefined")) {
+    fmt::print("pooled: undefined: {}\n", pooled["undefined"].get<std::string>());
+    return;
+  }
+  const auto number = [](const Json& json, const char* key, const char* format) {
+    const Json value = json.value(key, Json());
+    return value.is_number() ? fmt::format(fmt::runtime(format), value.get<double>()) : std::string("undefined");
+  };
+  const Json bootstrap = pooled.value("bootstrap", Json::object());
+  for (const char* name : {"c_index", "top1", "macro_f1", "balanced_accuracy", "auc"}) {
+    if (!pooled.contains(name)) continue;
+    const Json interval = bootstrap.value(name, Json::object());
+    fmt::print("{} pooled over {} cases: {}, 95 % interval {} to {}\n", name, pooled["n"].get<int64_t>(),
+               number(pooled, name, "{:.4f}"), number(interval, "low", "{:.4f}"), number(interval, "high", "{:.4f}"));
+  }
+  if (pooled.contains("median_split")) {
+    fmt::print("log-rank between the halves of low and high risk: p {}\n",
+               number(pooled["median_split"], "p", "{:.3g}"));
+  }
+}
+
 // What all folds say together: predictions of every held-out case in one table, figures per fold and over folds.
 void join_folds(const FinetuneOptions& options, const RunFolder& folder, const std::vector<io::Fold>& folds,
                 io::FileOps& files) {
@@ -167,14 +190,17 @@ void join_folds(const FinetuneOptions& options, const RunFolder& folder, const s
   summary["over_folds"] = over_folds(held_out);
   io::write_file_atomically(folder.path() + "/predictions.csv", join_tables(cases), files);
   io::write_file_atomically(folder.path() + "/slide_predictions.csv", join_tables(slides), files);
+  summary["pooled"] = pooled_figures(io::read_csv(folder.path() + "/predictions.csv"), options.run.seed);
   io::write_file_atomically(folder.path() + "/summary.json", summary.dump(1) + "\n", files);
   if (options.run.json) {
-    fmt::print("{}\n", Json{{"over_folds", summary["over_folds"]}}.dump());
+    fmt::print("{}\n", Json{{"over_folds", summary["over_folds"]}, {"pooled", summary["pooled"]}}.dump());
   } else {
     for (const auto& [name, value] : summary["over_folds"].items()) {
-      fmt::print("{} over {} folds: {:.4f} +- {:.4f}\n", name, folds.size(), value["mean"].get<double>(),
+      fmt::print("{} over {}: {:.4f} +- {:.4f}\n", name,
+                 folds.size() == 1 ? "1 fold" : fmt::format("{} folds", folds.size()), value["mean"].get<double>(),
                  value["deviation"].get<double>());
     }
+    print_pooled(summary["pooled"]);
   }
 }
 

@@ -217,6 +217,11 @@ TEST_CASE("cross validation by published splits ends in a table that evaluate re
   CHECK(summary["folds"][0]["slides"] == 5);
   CHECK(summary["folds"][0].contains("c_index"));
   CHECK(json_lines(outcome.out).back().contains("over_folds"));
+  const Json pooled = summary["pooled"], interval = pooled["bootstrap"]["c_index"];
+  CHECK(json_lines(outcome.out).back()["pooled"] == pooled);
+  CHECK(pooled["n"] == 7);  // cases held out by one of the folds
+  CHECK(interval["low"].get<double>() <= pooled["c_index"].get<double>());
+  CHECK(pooled["c_index"].get<double>() <= interval["high"].get<double>());
   const std::string report = read_text(out + "/report.html");
   CHECK(contains(report, "oncordance index"));
   CHECK(contains(report, "events"));
@@ -225,7 +230,8 @@ TEST_CASE("cross validation by published splits ends in a table that evaluate re
   const Outcome evaluated = run_program("evaluate " + out + "/predictions.csv --task survival --json");
   CAPTURE(evaluated.err);
   CHECK(evaluated.code == 0);
-  CHECK(contains(evaluated.out, "c_index"));
+  CHECK(json_lines(evaluated.out)[0]["c_index"] == pooled["c_index"]);
+  CHECK(json_lines(evaluated.out)[0]["median_split"] == pooled["median_split"]);
   const Outcome again = run_program("finetune " + dir.path() + "/table.csv --device cpu --json --epochs 2 --splits " +
                                     dir.path() + "/splits --init " + model + " --resume --out " + out);
   CHECK(again.code == 0);
