@@ -6,6 +6,9 @@
 
 #include <csignal>
 
+#include "apps/finetune_cohort.h"
+#include "engine/core/check.h"
+
 namespace pm::app {
 namespace {
 
@@ -20,7 +23,23 @@ void remember_signal(int signal) {
   static_cast<void>(!::write(STDERR_FILENO, kMessage, sizeof(kMessage) - 1));
 }
 
+void check_columns(const io::TableOptions& columns) {
+  const bool time = !columns.time_column.empty(), event = !columns.event_column.empty(),
+             censorship = !columns.censorship_column.empty();
+  PM_CHECK(!(event && censorship), UsageError,
+           "--event-column and --censorship-column are opposites: give one of them");
+  PM_CHECK(
+      time == (event || censorship), UsageError,
+      "survival needs both a time and what happened then: --time-column, and --event-column or --censorship-column");
+  PM_CHECK(!time || columns.endpoint.empty(), UsageError,
+           "--endpoint chooses among columns of known names; with --time-column it has no say");
+}
+
 int run(const FinetuneOptions& options) {
+  check_columns(options.columns);
+  if (options.check) return check_finetune(options);
+  PM_CHECK(!options.out.empty(), UsageError,
+           "--out: a run needs a folder to write to (--check is a dry run without one)");
   std::signal(SIGINT, remember_signal);
   std::signal(SIGTERM, remember_signal);
   return run_finetune(options, {io::posix_file_ops(), [] { return static_cast<int>(stop_signal); }});
@@ -31,11 +50,16 @@ int run(const FinetuneOptions& options) {
 void add_finetune(CLI::App& app, Command& command) {
   auto options = std::make_shared<FinetuneOptions>();
   CLI::App* verb = app.add_subcommand("finetune", "Train end to end on a CSV table of slides, for classes or survival");
-  verb->add_option("TABLE", options->table,
-                   "CSV with columns path and label (0, 1, ..) or survival_months and censorship (1 = censored); slide_id, "
-                   "case_id and mpp where known")
+  verb->add_option(
+          "TABLE", options->table,
+          "CSV with columns path and label (0, 1, ..) or survival_months and censorship (1 = censored); slide_id, "
+          "case_id and mpp where known")
       ->required();
-  verb->add_option("--out", options->out, "run folder to write")->required()->type_name("DIR");
+  verb->add_option("--out", options->out, "run folder to write")->type_name("DIR");
+  verb->add_flag(
+      "--check", options->check,
+      "a dry run: reads table and splits, opens every slide, prints what each fold would learn from, and whether a "
+      "run would start; writes nothing");
   verb->add_option("--init", options->init, "model folder to start from, or 6m / 21m for random weights")
       ->capture_default_str()
       ->type_name("MODEL");
@@ -43,27 +67,39 @@ void add_finetune(CLI::App& app, Command& command) {
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "classification", "survival"}));
   verb->add_option("--classes", options->classes, "number of classes; 0: the largest label + 1")->capture_default_str();
-  verb->add_option("--epochs", options->epochs, "passes over the table")->capture_default_str()->check(CLI::PositiveNumber);
+  verb->add_option("--epochs", options->epochs, "passes over the table")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   verb->add_option("--splits", options->splits,
-                   "cross validation: folder of splits_0.csv, .. (columns train, val, test: case or slide ids), one such file, or "
+                   "cross validation: folder of splits_0.csv, .. (columns train, val, test: case or slide ids), one "
+                   "such file, or "
                    "the word table for its fold column")
       ->type_name("DIR");
-  verb->add_option("--folds", options->folds, "cross validation: cases dealt to so many folds, alike in classes or events")
+  verb->add_option("--folds", options->folds,
+                   "cross validation: cases dealt to so many folds, alike in classes or events")
       ->check(CLI::Range(2, 1000))
       ->excludes("--splits");
-  verb->add_option("--accumulate", options->accumulate, "slides per update of the weights")->capture_default_str()->check(CLI::PositiveNumber);
+  verb->add_option("--accumulate", options->accumulate, "slides per update of the weights")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   verb->add_option("--lr", options->lr, "highest learning rate; falls to 0 along a cosine")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   verb->add_option("--warmup", options->warmup, "updates over which the rate rises from 0 first")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
-  verb->add_option("--weight-decay", options->weight_decay, "of matrices")->capture_default_str()->check(CLI::NonNegativeNumber);
-  verb->add_option("--clip", options->clip, "largest gradient norm; 0: no clipping")->capture_default_str()->check(CLI::NonNegativeNumber);
-  verb->add_option("--drop-path", options->drop_path, "stochastic depth: probability of leaving out the last layer's block")
+  verb->add_option("--weight-decay", options->weight_decay, "of matrices")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  verb->add_option("--clip", options->clip, "largest gradient norm; 0: no clipping")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  verb->add_option("--drop-path", options->drop_path,
+                   "stochastic depth: probability of leaving out the last layer's block")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 0.9));
-  verb->add_option("--ema", options->ema, "decay of a moving average of the weights, which predicts then (0.999); 0: none")
+  verb->add_option("--ema", options->ema,
+                   "decay of a moving average of the weights, which predicts then (0.999); 0: none")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 0.999999));
   verb->add_option("--label-smoothing", options->label_smoothing, "classes: share of the target spread evenly")
@@ -76,13 +112,43 @@ void add_finetune(CLI::App& app, Command& command) {
   verb->add_option("--slide-mpp", options->load.slide_mpp, "micrometres per pixel of slides that do not say theirs")
       ->check(CLI::PositiveNumber)
       ->type_name("UM");
-  verb->add_option("--slides", options->columns.slides, "folder with the slides of a table without a column of paths; found by id")
+  verb->add_option("--slides", options->columns.slides,
+                   "folder with the slides of a table without a column of paths; found by id")
       ->type_name("DIR");
-  verb->add_option("--label-column", options->columns.label_column, "column of the classes, where it is not label or stage");
-  verb->add_option("--endpoint", options->columns.endpoint, "survival: os, dss, pfi, ..: which outcome of a table with several");
-  verb->add_flag("--skip-missing", options->columns.skip_missing, "leave out rows without outcome or slide instead of refusing them");
+  verb->add_option("--fold-column", options->columns.fold_column,
+                   "cross validation by a column of the table: each of its values is held out once")
+      ->excludes("--splits", "--folds")
+      ->type_name("COLUMN");
+  struct NamedColumn {
+    const char* option;
+    std::string io::TableOptions::*name;
+    const char* what;
+  };
+  for (const NamedColumn& column :
+       {NamedColumn{"--path-column", &io::TableOptions::path_column,
+                    "column of the files, where it is not path or file"},
+        NamedColumn{"--slide-column", &io::TableOptions::slide_column,
+                    "column of the slides' names, where it is not slide_id"},
+        NamedColumn{"--case-column", &io::TableOptions::case_column,
+                    "column of the patients, where it is not case_id or the like"},
+        NamedColumn{"--label-column", &io::TableOptions::label_column,
+                    "column of the classes, where it is not label or stage: numbers from 0, stages, or names"},
+        NamedColumn{"--time-column", &io::TableOptions::time_column,
+                    "column of the follow-up in months, where it is not survival_months"},
+        NamedColumn{"--event-column", &io::TableOptions::event_column,
+                    "with --time-column: column where 1 is an event seen"},
+        NamedColumn{"--censorship-column", &io::TableOptions::censorship_column,
+                    "with --time-column, instead: column where 1 is censored"}}) {
+    verb->add_option(column.option, options->columns.*column.name, column.what)->type_name("COLUMN");
+  }
+  verb->add_option("--endpoint", options->columns.endpoint,
+                   "survival: os, dss, pfi, ..: which outcome of a table with several");
+  verb->add_flag(
+      "--skip-missing", options->columns.skip_missing,
+      "leave out rows without outcome or slide, and ids of splits that the table lacks, instead of refusing them");
   verb->add_flag("--keep-background", options->load.keep_background, "also learn from windows without tissue");
-  verb->add_flag("--augment", options->augment, "flip, turn and shift slides, vary stain and brightness, drop background windows");
+  verb->add_flag("--augment", options->augment,
+                 "flip, turn and shift slides, vary stain and brightness, drop background windows");
   verb->add_option("--workers", options->load.workers, "slides read at a time, ahead of the network")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
@@ -90,7 +156,8 @@ void add_finetune(CLI::App& app, Command& command) {
       ->capture_default_str()
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->type_name("BYTES");
-  verb->add_option("--cache", options->load.cache, "folder that keeps slides at the resolution of --mpp")->type_name("DIR");
+  verb->add_option("--cache", options->load.cache, "folder that keeps slides at the resolution of --mpp")
+      ->type_name("DIR");
   verb->add_option("--validate-every", options->validate_every, "epochs between validations; 0: none")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
@@ -99,8 +166,11 @@ void add_finetune(CLI::App& app, Command& command) {
                    "slides between checkpoints; 0: at the end of each epoch (which always has one)")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
-  verb->add_option("--keep", options->keep, "checkpoints kept, besides the best one")->capture_default_str()->check(CLI::PositiveNumber);
-  verb->add_option("--stop-after", options->stop_after, "stop with a checkpoint after so many slides, for queues with a time limit")
+  verb->add_option("--keep", options->keep, "checkpoints kept, besides the best one")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  verb->add_option("--stop-after", options->stop_after,
+                   "stop with a checkpoint after so many slides, for queues with a time limit")
       ->check(CLI::PositiveNumber)
       ->type_name("SLIDES");
   add_run_options(*verb, options->run);

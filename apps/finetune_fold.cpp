@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "apps/guarded_gradients.h"
 #include "apps/memory_check.h"
@@ -11,6 +12,7 @@
 #include "engine/optim/schedule.h"
 #include "io/checkpoint/model_folder.h"
 #include "io/data/atomic_file.h"
+#include "io/data/file.h"
 
 namespace pm::app {
 namespace fs = std::filesystem;
@@ -43,6 +45,18 @@ io::LoaderOptions loader_options(const FinetuneOptions& options, const ModelConf
   load.raster = config.scan == ScanOrder::raster;
   load.seed = options.run.seed;
   return load;
+}
+
+// Slides whose trouble is in metrics.jsonl already.
+std::set<std::string> reported_before(const std::string& file) {
+  std::set<std::string> slides;
+  std::istringstream lines(io::read_file(file));
+  for (std::string text; std::getline(lines, text);) {
+    const Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+    const std::string event = line.is_object() ? line.value("event", "") : "";
+    if (event == "unreadable" || event == "bad tiles") slides.insert(line.value("slide_id", ""));
+  }
+  return slides;
 }
 
 // FNV-1a, 64 bits.
@@ -87,9 +101,12 @@ FoldTrainer::FoldTrainer(Context& ctx, const FoldSettings& settings, const Finet
            options_.warmup, options_.epochs * updates_per_epoch_, options_.epochs, train_.size(), options_.accumulate);
   metrics_ =
       std::make_unique<io::LineLog>(settings_.folder + "/metrics.jsonl", state_.metrics_bytes, environment_.files);
+  reported_ = reported_before(settings_.folder + "/metrics.jsonl");
   loader_ = std::make_unique<io::SlideLoader>(settings_.cohort.slides(), loader_options(options_, model_.config()));
   progress_ =
       std::make_unique<Progress>("step", options_.epochs * static_cast<int64_t>(train_.size()), state_.step, " slides");
+  curves_ = std::make_unique<TrainCurves>(settings_.folder, state_, static_cast<int64_t>(train_.size()),
+                                          [this](const std::string& text) { progress_->note(text); });
 }
 
 std::string FoldTrainer::fingerprint() const {
@@ -121,6 +138,7 @@ void FoldTrainer::restore() {
 }
 
 void FoldTrainer::save() {
+  curves_->flush();
   state_.rng = ctx_.rng().state();
   state_.metrics_bytes = metrics_->bytes();
   store_.save(state_.step, options_.keep, [&](const std::string& folder) {
@@ -154,12 +172,18 @@ bool FoldTrainer::validated_last() const { return validates(options_.epochs - 1)
 io::SlideSample FoldTrainer::next_sample() {
   std::optional<io::SlideSample> sample = loader_->next();
   PM_CHECK(sample.has_value(), Error, "the slide loader ended early");
-  const std::string& id = row(sample->slide).slide_id;
-  if (!sample->error.empty() && reported_.insert(sample->slide).second) {
-    progress_->note(fmt::format("warning: slide {} is left out: {}", id, sample->error));
-  } else if (sample->bad_tiles > 0 && reported_.insert(sample->slide).second) {
-    progress_->note(fmt::format("warning: slide {}: {} of {} tiles cannot be decoded and count as white", id,
-                                sample->bad_tiles, sample->tiles));
+  const bool unreadable = !sample->error.empty();
+  const io::SlideRow& slide = row(sample->slide);
+  if ((unreadable || sample->bad_tiles > 0) && reported_.insert(slide.slide_id).second) {
+    const std::string reason = unreadable ? sample->error
+                                          : fmt::format("{} of {} tiles cannot be decoded and count as white",
+                                                        sample->bad_tiles, sample->tiles);
+    progress_->note(fmt::format("warning: slide {}{}: {}", slide.slide_id, unreadable ? " is left out" : "", reason));
+    add_line({{"event", unreadable ? "unreadable" : "bad tiles"},
+              {"slide_id", slide.slide_id},
+              {"path", slide.path},
+              {"reason", reason}},
+             /*print=*/false);
   }
   return std::move(*sample);
 }
@@ -241,7 +265,13 @@ void FoldTrainer::learn_slide(const io::SlideSample& sample) {
   backward(ctx_, loss);
   const std::string broken = accumulate_if_finite(ctx_, model_, accumulated);
   if (!broken.empty()) return skip(sample, fmt::format("the gradient is not finite in {}", broken));
+  if (state_.accumulated == 0) {  // a new update begins
+    state_.update_loss = 0.0;
+    state_.update_slides = 0;
+  }
   state_.loss_sum += value;
+  state_.update_loss += value;
+  ++state_.update_slides;
   state_.correct += right ? 1 : 0;
   state_.skipped_in_a_row = 0;
   ++state_.learnt;
@@ -278,8 +308,10 @@ void FoldTrainer::update_weights() {
     state_.grad_norm = host_value(apply_gradients(ctx_, model_, optimiser_, {state_.lr, scale, options_.clip}));
     if (average_ != nullptr) average_->update(ctx_);
   }
+  if (state_.accumulated == 0) state_.update_slides = 0;  // all were skipped
   state_.accumulated = 0;
   ++state_.update;
+  curves_->add_update(state_);
 }
 
 bool FoldTrainer::finish_epoch(std::vector<SlidePrediction>& predictions) {
@@ -318,6 +350,7 @@ bool FoldTrainer::finish_epoch(std::vector<SlidePrediction>& predictions) {
     }
   }
   add_line(line, options_.run.json);
+  curves_->add_epoch(state_, line);
   last_loss_ = mean_loss();
   ++state_.epoch;
   state_.position = state_.learnt = state_.correct = state_.windows = state_.left_out = 0;

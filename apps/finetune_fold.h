@@ -6,6 +6,7 @@
 
 #include "apps/finetune_predictions.h"
 #include "apps/finetune_state.h"
+#include "apps/train_curves.h"
 #include "apps/train_step.h"
 #include "io/checkpoint/checkpoint_store.h"
 #include "io/data/line_log.h"
@@ -87,7 +88,8 @@ class FoldTrainer {
   std::unique_ptr<io::LineLog> metrics_;
   std::unique_ptr<io::SlideLoader> loader_;
   std::unique_ptr<Progress> progress_;
-  std::set<int64_t> reported_;  // slides whose trouble was said
+  std::unique_ptr<TrainCurves> curves_;
+  std::set<std::string> reported_;  // slides whose trouble was said
   int64_t updates_per_epoch_;
   int64_t expected_epoch_ = -1;  // whose training order was added to the loader last
   double last_loss_ = 0.0;       // mean over the last finished epoch

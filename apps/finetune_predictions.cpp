@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "apps/evaluation.h"
 #include "engine/core/check.h"
 #include "engine/metrics/classification.h"
 #include "engine/metrics/survival.h"
@@ -140,6 +141,21 @@ nlohmann::ordered_json figures(const Task& task, const std::vector<SlidePredicti
   if (!finite) return json;  // no order and no class can be read from them
   task.head == Head::survival ? add_survival(json, cases) : add_classes(json, task, cases);
   return json;
+}
+
+nlohmann::ordered_json pooled_figures(const io::CsvTable& predictions, uint64_t seed) {
+  constexpr int64_t kResamples = 1000;
+  EvaluationOptions options;
+  options.task = predictions.find("risk") >= 0 ? "survival" : "classification";
+  options.bootstrap = kResamples;
+  options.seed = seed;
+  try {
+    nlohmann::ordered_json result = evaluate_predictions(predictions, options).result;
+    for (const char* key : {"km", "folds", "fold_mean", "fold_deviation"}) result.erase(key);
+    return nlohmann::ordered_json::parse(result.dump());  // numbers that are not finite become null
+  } catch (const IoError& error) {
+    return {{"undefined", error.what()}};
+  }
 }
 
 }  // namespace pm::app

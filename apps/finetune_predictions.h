@@ -6,6 +6,7 @@
 
 #include "apps/finetune_task.h"
 #include "apps/predict.h"
+#include "io/data/csv.h"
 
 namespace pm::app {
 
@@ -42,5 +43,9 @@ std::string join_tables(const std::vector<std::string>& tables);
 // Figures of held-out cases, by name: cases, loss, and what the task is judged by.
 nlohmann::ordered_json figures(const Task& task, const std::vector<SlidePrediction>& slides,
                                const std::vector<CasePrediction>& cases);
+
+// What `evaluate --json` says of predictions.csv, with 95 % intervals from resampled cases and without curves and folds;
+// {"undefined": why} where there is nothing to judge by, such as a single class. Figures that are undefined are null.
+nlohmann::ordered_json pooled_figures(const io::CsvTable& predictions, uint64_t seed);
 
 }  // namespace pm::app

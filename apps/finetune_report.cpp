@@ -4,11 +4,14 @@
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
+#include <new>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 
-#include "apps/evaluation.h"
 #include "apps/finetune_fold.h"
+#include "apps/predict.h"
 #include "engine/core/check.h"
 #include "engine/metrics/survival.h"
 #include "io/data/file.h"
@@ -18,7 +21,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 constexpr size_t kWorstSlides = 8;
-constexpr int64_t kBootstrap = 1000;
 
 std::optional<double> number_of(const Json& json, const std::string& key) {
   return json.contains(key) && json[key].is_number() ? std::optional(json[key].get<double>()) : std::nullopt;
@@ -56,6 +58,22 @@ io::FoldCurves curves_of(const FoldSource& fold, const std::string& judge) {
   return curves;
 }
 
+// Slides that could be opened and then not be read, or not in full: metrics.jsonl names them.
+void add_unreadable(io::RunReport& report, const ReportSource& source) {
+  std::set<std::string> listed;
+  for (const FoldSource& fold : source.folds) {
+    std::istringstream lines(io::read_file(fold.folder + "/metrics.jsonl"));
+    for (std::string text; std::getline(lines, text);) {
+      const Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+      const std::string event = line.is_object() ? line.value("event", "") : "";
+      if (event != "unreadable" && event != "bad tiles") continue;
+      const std::string id = line.value("slide_id", "");
+      if (listed.insert(id).second)
+        report.slide_problems.push_back({id, line.value("path", ""), event == "unreadable", line.value("reason", "")});
+    }
+  }
+}
+
 // The cases below and above the median of the predicted risk.
 io::KaplanMeierPlot median_halves(const io::CsvTable& table) {
   std::vector<double> risk, time;
@@ -80,7 +98,32 @@ io::KaplanMeierPlot median_halves(const io::CsvTable& table) {
   return plot;
 }
 
-std::vector<io::WorstSlide> worst_slides(const io::CsvTable& table, bool survival) {
+std::string class_name(const io::Cohort& cohort, const std::string& label) {
+  const size_t index = std::strtoull(label.c_str(), nullptr, 10);
+  return index < cohort.table.class_names.size() ? cohort.table.class_names[index] : "class " + label;
+}
+
+// The slide, small; nothing where it cannot be read any more.
+std::optional<io::Thumbnail> thumbnail_of(const FinetuneOptions& options, const io::SlideRow& row) {
+  constexpr double kReadSide = 640.0;  // pixels: twice what is shown
+  try {
+    ReadOptions read{options.load.mpp, options.load.slide_mpp};
+    io::SlideOptions slide;
+    slide.mpp = read.mpp;
+    slide.slide_mpp = row.mpp ? row.mpp : read.slide_mpp;
+    const io::SlidePlan plan = io::plan_slide(row.path, slide);
+    read.mpp *= std::max(1.0, static_cast<double>(std::max(plan.width, plan.height)) / kReadSide);
+    const io::Image image = read_slide_row(row, read).image;
+    return io::make_thumbnail(image.rgb.data(), image.width, image.height);
+  } catch (const Error&) {
+    return std::nullopt;
+  } catch (const std::bad_alloc&) {
+    return std::nullopt;
+  }
+}
+
+std::vector<io::WorstSlide> worst_slides(const FinetuneOptions& options, const io::Cohort& cohort,
+                                         const io::CsvTable& table, bool survival) {
   std::vector<io::WorstSlide> slides;
   for (int64_t row = 0; row < table.row_count(); ++row) {
     io::WorstSlide slide;
@@ -94,50 +137,58 @@ std::vector<io::WorstSlide> worst_slides(const io::CsvTable& table, bool surviva
           fmt::format("{} {} months", censored ? "event-free for" : "event at", table.at(row, "survival_months"));
       slide.prediction = fmt::format("risk {:.3f}", std::strtod(table.at(row, "risk").c_str(), nullptr));
     } else {
-      slide.truth = "class " + table.at(row, "Y");
-      slide.prediction = "class " + table.at(row, "Y_hat");
+      slide.truth = class_name(cohort, table.at(row, "Y"));
+      slide.prediction = class_name(cohort, table.at(row, "Y_hat"));
     }
     slides.push_back(std::move(slide));
   }
   std::stable_sort(slides.begin(), slides.end(), [](const auto& a, const auto& b) { return a.loss > b.loss; });
   if (slides.size() > kWorstSlides) slides.resize(kWorstSlides);
+  std::map<std::string, const io::SlideRow*> rows;
+  for (const io::SlideRow& row : cohort.slides()) rows.emplace(row.slide_id, &row);
+  for (io::WorstSlide& slide : slides) {
+    if (const auto row = rows.find(slide.slide_id); row != rows.end())
+      slide.thumbnail = thumbnail_of(options, *row->second);
+  }
   return slides;
 }
 
 // What the out-of-fold predictions say together.
-void add_held_out(io::RunReport& report, const FinetuneOptions& options, const std::vector<Judge>& judged) {
+void add_held_out(io::RunReport& report, const FinetuneOptions& options, const io::Cohort& cohort,
+                  const std::vector<Judge>& judged) {
   const std::string file = options.out + "/predictions.csv";
   if (!std::filesystem::exists(file)) return;
   const io::CsvTable cases = io::read_csv(file);
   const bool survival = cases.find("risk") >= 0;
-  report.worst_slides = worst_slides(io::read_csv(options.out + "/slide_predictions.csv"), survival);
-  try {
-    EvaluationOptions evaluation;
-    evaluation.task = survival ? "survival" : "classification";
-    evaluation.bootstrap = kBootstrap;
-    evaluation.seed = options.run.seed;
-    const Json result = evaluate_predictions(cases, evaluation).result;
-    for (size_t k = 0; k < judged.size(); ++k) {
-      report.metrics[k].pooled = number_of(result, judged[k].key);
-      const Json interval = result.value("bootstrap", Json::object()).value(judged[k].key, Json::object());
-      report.metrics[k].ci_low = number_of(interval, "low");
-      report.metrics[k].ci_high = number_of(interval, "high");
-    }
-    if (survival) report.kaplan_meier = median_halves(cases);
-    if (!survival)
-      report.confusion = io::ConfusionMatrix{{}, result["confusion"].get<std::vector<std::vector<int64_t>>>()};
-  } catch (const IoError& error) {  // one class, or no event: there is nothing to judge by
-    report.warnings.push_back(fmt::format("The held-out predictions cannot be judged: {}", error.what()));
+  report.worst_slides = worst_slides(options, cohort, io::read_csv(options.out + "/slide_predictions.csv"), survival);
+  const Json pooled = Json::parse(io::read_file(summary_file(options.out))).value("pooled", Json::object());
+  if (pooled.contains("undefined")) {  // one class, or no event: there is nothing to judge by
+    report.warnings.push_back(
+        fmt::format("The held-out predictions cannot be judged: {}", pooled["undefined"].get<std::string>()));
+    return;
+  }
+  for (size_t k = 0; k < judged.size(); ++k) {
+    report.metrics[k].pooled = number_of(pooled, judged[k].key);
+    const Json interval = pooled.value("bootstrap", Json::object()).value(judged[k].key, Json::object());
+    report.metrics[k].ci_low = number_of(interval, "low");
+    report.metrics[k].ci_high = number_of(interval, "high");
+  }
+  if (survival) report.kaplan_meier = median_halves(cases);
+  if (pooled.contains("confusion")) {
+    report.confusion =
+        io::ConfusionMatrix{cohort.table.class_names, pooled["confusion"].get<std::vector<std::vector<int64_t>>>()};
   }
 }
 
 }  // namespace
 
-void write_run_report(const FinetuneOptions& options, const std::vector<FoldSource>& folds, const Json& settings,
-                      const Json& about, const std::vector<io::SlideProblem>& problems) {
+void write_run_report(const FinetuneOptions& options, const ReportSource& source) {
+  const std::vector<FoldSource>& folds = source.folds;
   io::RunReport report;
   report.title = "Fine-tuning on " + std::filesystem::path(options.table).filename().string();
-  report.slide_problems = problems;
+  report.slide_problems = source.problems;
+  add_unreadable(report, source);
+  report.cohort = source.audit;
   std::vector<Json> summaries;
   bool survival = false;
   for (const FoldSource& fold : folds) {
@@ -163,16 +214,17 @@ void write_run_report(const FinetuneOptions& options, const std::vector<FoldSour
     report.folds.push_back(std::move(fold));
     report.curves.push_back(curves_of(folds[i], judged[0].key));
   }
-  add_held_out(report, options, judged);
-  for (const auto& [name, value] : settings.items()) {
+  add_held_out(report, options, source.cohort, judged);
+  for (const auto& [name, value] : source.settings.items()) {
     if (!value.is_null() && !(value.is_string() && value.get<std::string>().empty()))
       report.settings.push_back({name, text_of(value)});
   }
-  for (const auto& [name, value] : about.items()) {
+  for (const auto& [name, value] : source.about.items()) {
     if (name != "arguments") report.versions.push_back({name, text_of(value)});
   }
   report.command_line = "pixel-mamba";
-  for (const Json& argument : about.value("arguments", Json::array())) report.command_line += " " + text_of(argument);
+  for (const Json& argument : source.about.value("arguments", Json::array()))
+    report.command_line += " " + text_of(argument);
   io::write_report(options.out, report);
 }
 

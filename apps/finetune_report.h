@@ -1,6 +1,6 @@
 // report.html of a fine-tune: what its folder holds, drawn.
 #pragma once
-#include <nlohmann/json_fwd.hpp>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -15,10 +15,16 @@ struct FoldSource {
   std::string name, folder;
 };
 
-// Writes report.html and its plots into the run folder, from the files of its finished folds. `settings`: the training
-// settings; `about`: program, device, arguments. Throws IoError when a file is missing or cannot be written.
-void write_run_report(const FinetuneOptions& options, const std::vector<FoldSource>& folds,
-                      const nlohmann::ordered_json& settings, const nlohmann::ordered_json& about,
-                      const std::vector<io::SlideProblem>& problems);
+struct ReportSource {
+  const io::Cohort& cohort;
+  io::CohortAudit audit;
+  std::vector<FoldSource> folds;
+  nlohmann::ordered_json settings, about;  // of the training; program, device, arguments
+  std::vector<io::SlideProblem> problems;  // slides that cannot be opened
+};
+
+// Writes report.html and its plots into the run folder, from the files of its finished folds. The slides with the largest loss
+// are read once more for their pictures; one that is gone has none. Throws IoError when a file is missing or cannot be written.
+void write_run_report(const FinetuneOptions& options, const ReportSource& source);
 
 }  // namespace pm::app

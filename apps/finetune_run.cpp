@@ -4,13 +4,13 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "apps/finetune_cohort.h"
 #include "apps/finetune_fold.h"
 #include "apps/finetune_report.h"
-#include "apps/memory_check.h"
 #include "apps/run_folder.h"
 #include "engine/core/check.h"
-#include "io/config/model_config.h"
 #include "io/data/atomic_file.h"
+#include "io/data/csv.h"
 #include "io/data/file.h"
 
 namespace pm::app {
@@ -19,58 +19,18 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-io::Cohort read_the_cohort(const FinetuneOptions& options) {
-  io::TableOptions columns = options.columns;
-  if (options.task == "classification") columns.outcome = io::Outcome::classes;
-  if (options.task == "survival") columns.outcome = io::Outcome::survival;
-  io::Cohort cohort = io::read_cohort(options.table, columns);
-  PM_CHECK(cohort.outcome == io::Outcome::classes || cohort.outcome == io::Outcome::survival, IoError,
-           "{}: the table needs a column label (classes) or the columns survival_months and censorship (survival)",
-           options.table);
-  return cohort;
-}
-
-std::vector<io::Fold> make_the_folds(const FinetuneOptions& options, const io::Cohort& cohort) {
-  if (options.splits == "table") return io::column_folds(cohort);
-  if (!options.splits.empty()) return io::read_splits(options.splits, cohort);
-  if (options.folds > 0) return io::make_folds(cohort, options.folds, options.run.seed);
-  io::Fold whole;
-  for (size_t i = 0; i < cohort.slides().size(); ++i) whole.train.push_back(static_cast<int64_t>(i));
-  return {whole};
-}
-
-// Opens every slide. Those that cannot be opened are named and left out; a slide too large for the memory stops the run here.
-std::set<int64_t> check_cohort(Context& ctx, const FinetuneOptions& options, const io::Cohort& cohort,
-                               std::vector<io::SlideProblem>& problems) {
-  io::SlideCheckOptions check;
-  check.mpp = options.load.mpp;
-  check.slide_mpp = options.load.slide_mpp;
-  std::set<int64_t> unusable;
-  std::vector<SlideSize> sizes;
-  std::string first_error;
-  for (const io::SlideCheck& slide : io::check_slides(cohort.slides(), check)) {
-    const std::string& id = cohort.slides()[static_cast<size_t>(slide.slide)].slide_id;
-    if (slide.error.empty()) {
-      sizes.push_back({id, slide.width, slide.height});
-      continue;
-    }
-    if (first_error.empty()) first_error = slide.error;
-    fmt::print(stderr, "warning: slide {} is left out: {}\n", id, slide.error);
-    problems.push_back({id, cohort.slides()[static_cast<size_t>(slide.slide)].path, true, slide.error});
-    unusable.insert(slide.slide);
-  }
-  PM_CHECK(!sizes.empty(), IoError, "{}: no slide can be opened; the first: {}", options.table, first_error);
-  const ModelConfig config = is_published_name(options.init) ? published_config(options.init, 1)
-                                                             : io::read_model_config(options.init + "/config.json");
-  const DType activation = activation_type(options.run, ctx.device());
-  try {
-    require_memory(ctx, config, activation, sizes, options.load.mpp);
-  } catch (const OutOfMemoryError& error) {
-    if (options.load.keep_background) throw;
-    fmt::print(stderr, "note: this may not fit unless enough of it is background, which is left out: {}\n",
-               error.what());
-  }
-  return unusable;
+// Those that cannot be opened are named and left out; a slide too large for the memory stops the run here.
+OpenedSlides open_usable_slides(Context& ctx, const FinetuneOptions& options, const io::Cohort& cohort) {
+  OpenedSlides opened = open_slides(options, cohort);
+  for (const io::SlideProblem& problem : opened.problems)
+    fmt::print(stderr, "warning: slide {} is left out: {}\n", problem.slide_id, problem.reason);
+  PM_CHECK(!opened.sizes.empty(), IoError, "{}: no slide can be opened; the first: {}", options.table,
+           opened.problems[0].reason);
+  if (const std::string remark = unknown_resolution(opened, options); !remark.empty())
+    fmt::print(stderr, "note: {}\n", remark);
+  if (const std::string remark = check_memory(ctx, options, opened.sizes); !remark.empty())
+    fmt::print(stderr, "note: {}\n", remark);
+  return opened;
 }
 
 Json about_run(const FinetuneOptions& options, Context& ctx) {
@@ -89,7 +49,6 @@ Json training_settings(const FinetuneOptions& o) {
   Json json = {{"table", o.table},
                {"task", o.task},
                {"slides", o.columns.slides},
-               {"label_column", o.columns.label_column},
                {"endpoint", o.columns.endpoint},
                {"skip_missing", o.columns.skip_missing},
                {"classes", o.classes},
@@ -112,6 +71,17 @@ Json training_settings(const FinetuneOptions& o) {
                {"keep_background", load.keep_background},
                {"augment", o.augment}};
   json["slide_mpp"] = load.slide_mpp ? Json(*load.slide_mpp) : Json();
+  const io::TableOptions& columns = o.columns;
+  json["label_column"] = columns.label_column;
+  for (const auto& [name, column] : {std::pair{"path_column", &columns.path_column},
+                                     {"slide_column", &columns.slide_column},
+                                     {"case_column", &columns.case_column},
+                                     {"fold_column", &columns.fold_column},
+                                     {"time_column", &columns.time_column},
+                                     {"event_column", &columns.event_column},
+                                     {"censorship_column", &columns.censorship_column}}) {
+    json[name] = column->empty() ? Json() : Json(*column);
+  }
   return json;
 }
 
@@ -174,6 +144,28 @@ std::string in_words(const Json& figures) {
   return text;
 }
 
+void print_pooled(const Json& pooled) {
+  if (pooled.contains("undefined")) {
+    fmt::print("pooled: undefined: {}\n", pooled["undefined"].get<std::string>());
+    return;
+  }
+  const auto number = [](const Json& json, const char* key, const char* format) {
+    const Json value = json.value(key, Json());
+    return value.is_number() ? fmt::format(fmt::runtime(format), value.get<double>()) : std::string("undefined");
+  };
+  const Json bootstrap = pooled.value("bootstrap", Json::object());
+  for (const char* name : {"c_index", "top1", "macro_f1", "balanced_accuracy", "auc"}) {
+    if (!pooled.contains(name)) continue;
+    const Json interval = bootstrap.value(name, Json::object());
+    fmt::print("{} pooled over {} cases: {}, 95 % interval {} to {}\n", name, pooled["n"].get<int64_t>(),
+               number(pooled, name, "{:.4f}"), number(interval, "low", "{:.4f}"), number(interval, "high", "{:.4f}"));
+  }
+  if (pooled.contains("median_split")) {
+    fmt::print("log-rank between the halves of low and high risk: p {}\n",
+               number(pooled["median_split"], "p", "{:.3g}"));
+  }
+}
+
 // What all folds say together: predictions of every held-out case in one table, figures per fold and over folds.
 void join_folds(const FinetuneOptions& options, const RunFolder& folder, const std::vector<io::Fold>& folds,
                 io::FileOps& files) {
@@ -198,14 +190,17 @@ void join_folds(const FinetuneOptions& options, const RunFolder& folder, const s
   summary["over_folds"] = over_folds(held_out);
   io::write_file_atomically(folder.path() + "/predictions.csv", join_tables(cases), files);
   io::write_file_atomically(folder.path() + "/slide_predictions.csv", join_tables(slides), files);
+  summary["pooled"] = pooled_figures(io::read_csv(folder.path() + "/predictions.csv"), options.run.seed);
   io::write_file_atomically(folder.path() + "/summary.json", summary.dump(1) + "\n", files);
   if (options.run.json) {
-    fmt::print("{}\n", Json{{"over_folds", summary["over_folds"]}}.dump());
+    fmt::print("{}\n", Json{{"over_folds", summary["over_folds"]}, {"pooled", summary["pooled"]}}.dump());
   } else {
     for (const auto& [name, value] : summary["over_folds"].items()) {
-      fmt::print("{} over {} folds: {:.4f} +- {:.4f}\n", name, folds.size(), value["mean"].get<double>(),
+      fmt::print("{} over {}: {:.4f} +- {:.4f}\n", name,
+                 folds.size() == 1 ? "1 fold" : fmt::format("{} folds", folds.size()), value["mean"].get<double>(),
                  value["deviation"].get<double>());
     }
+    print_pooled(summary["pooled"]);
   }
 }
 
@@ -218,11 +213,13 @@ int interrupted(const FinetuneOptions& options, int signal) {
 }  // namespace
 
 int run_finetune(const FinetuneOptions& options, const FinetuneEnvironment& environment) {
-  const io::Cohort cohort = read_the_cohort(options);
-  const std::vector<io::Fold> folds = make_the_folds(options, cohort);
+  const io::Cohort cohort = read_training_cohort(options);
+  const std::vector<io::Fold> folds = training_folds(options, cohort);
+  if (const std::string left_out = skipped_rows(cohort.table); !left_out.empty())
+    fmt::print(stderr, "note: {}\n", left_out);
+  if (const std::string unknown = unknown_ids(folds); !unknown.empty()) fmt::print(stderr, "note: {}\n", unknown);
   const auto ctx = make_context(options.run);
-  std::vector<io::SlideProblem> problems;
-  const std::set<int64_t> unusable = check_cohort(*ctx, options, cohort, problems);
+  const OpenedSlides opened = open_usable_slides(*ctx, options, cohort);
   const RunFolder folder(options.out, about_run(options, *ctx), training_settings(options), options.resume,
                          environment.files);
   const bool divided = folds.size() > 1 || !folds[0].name.empty();
@@ -236,7 +233,8 @@ int run_finetune(const FinetuneOptions& options, const FinetuneEnvironment& envi
   for (size_t i = 0; i < folds.size(); ++i) {
     const FoldPlace place = place_of(folder, folds, i);
     if (divided && fs::exists(summary_file(place.folder))) continue;
-    FoldTrainer trainer(*ctx, {options, cohort, folds[i], place.folder, place.label, i, unusable}, environment, rule);
+    FoldTrainer trainer(*ctx, {options, cohort, folds[i], place.folder, place.label, i, opened.unusable}, environment,
+                        rule);
     if (!trainer.run()) return interrupted(options, environment.stop_signal());
   }
   if (divided) join_folds(options, folder, folds, environment.files);
@@ -244,7 +242,8 @@ int run_finetune(const FinetuneOptions& options, const FinetuneEnvironment& envi
   for (size_t i = 0; i < folds.size(); ++i) {
     sources.push_back({folds[i].name, place_of(folder, folds, i).folder});
   }
-  write_run_report(options, sources, training_settings(options), about_run(options, *ctx), problems);
+  write_run_report(options, {cohort, audit_for_report(options, cohort, folds), sources, training_settings(options),
+                             about_run(options, *ctx), opened.problems});
   fmt::print(stderr, "done in {}; wrote {}: {}checkpoints, {} and config.json\n", duration(now_seconds() - start),
              options.out,
              divided ? "per fold model, metrics.jsonl, predictions.csv and "

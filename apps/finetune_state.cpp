@@ -25,6 +25,8 @@ Json to_json(const TrainState& s, const AdamW& optimiser, const WeightAverage* a
           {"step", s.step},
           {"update", s.update},
           {"accumulated", s.accumulated},
+          {"update_loss", s.update_loss},
+          {"update_slides", s.update_slides},
           {"loss_sum", s.loss_sum},
           {"seconds", s.seconds},
           {"lr", s.lr},
@@ -61,6 +63,8 @@ TrainState from_json(const Json& json, const std::string& folder) {
     json.at("step").get_to(s.step);
     json.at("update").get_to(s.update);
     json.at("accumulated").get_to(s.accumulated);
+    s.update_loss = json.value("update_loss", 0.0);
+    s.update_slides = json.value("update_slides", int64_t{0});
     json.at("loss_sum").get_to(s.loss_sum);
     json.at("seconds").get_to(s.seconds);
     json.at("lr").get_to(s.lr);

@@ -18,6 +18,9 @@ struct TrainState {
   int64_t step = 0;         // slides that lie behind since the first epoch: the N of step-N
   int64_t update = 0;       // updates of the weights that lie behind: where the learning rate stands
   int64_t accumulated = 0;  // slides whose gradients wait for the next update
+  // Of the update that goes on, or of the last one while none does.
+  double update_loss = 0.0;  // sum over its slides
+  int64_t update_slides = 0;
   // Over the epoch that goes on.
   double loss_sum = 0.0, seconds = 0.0, lr = 0.0, grad_norm = 0.0;
   int64_t learnt = 0, correct = 0;

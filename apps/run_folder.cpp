@@ -101,17 +101,19 @@ void RunFolder::check_same(const Json& about, const Json& training) const {
   const Json stored = Json::parse(io::read_file(file), nullptr, /*allow_exceptions=*/false);
   PM_CHECK(stored.is_object() && stored.contains("training"), IoError, "{}: not the configuration of a fine-tuning run",
            file);
-  for (const auto& [key, value] : training.items()) {
+  Json now = training;
+  for (const auto& [key, value] : stored["training"].items()) now.emplace(key, Json());  // set then, not now
+  for (const auto& [key, value] : now.items()) {
     const Json before = stored["training"].value(key, Json());
     PM_CHECK(before == value, UsageError,
              "--resume: {} is {} here and {} in {}; a run continues with the options that it began with",
              option_of(key), value.dump(), before.dump(), file);
   }
   for (const char* key : {"version", "device_name"}) {
-    const Json before = stored.value(key, Json()), now = about.value(key, Json());
-    if (before == now) continue;
+    const Json before = stored.value(key, Json()), present = about.value(key, Json());
+    if (before == present) continue;
     fmt::print(stderr, "warning: {} was {} and is {} now: the run goes on, but not bit for bit\n", key, before.dump(),
-               now.dump());
+               present.dump());
   }
 }
 

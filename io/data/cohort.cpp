@@ -10,8 +10,10 @@ namespace pm::io {
 namespace {
 
 Outcome outcome_of(const SlideTable& table, Outcome wanted) {
-  const char* survival = "survival needs the columns survival_months and censorship";
-  const char* classes = "classes need a column label, or one named with --label";
+  const char* survival =
+      "survival needs the columns survival_months and censorship, or others named with --time-column and "
+      "--event-column or --censorship-column";
+  const char* classes = "classes need a column label, or one named with --label-column";
   PM_CHECK(wanted != Outcome::survival || table.has_survival, IoError, "{}: {}", table.file, survival);
   PM_CHECK(wanted != Outcome::classes || table.has_labels, IoError, "{}: {}", table.file, classes);
   if (wanted != Outcome::automatic) return wanted;
@@ -58,23 +60,24 @@ SetAudit audit_set(const Cohort& cohort, const std::vector<int64_t>& members, co
 void warn_about_set(const Cohort& cohort, const std::string& fold, const char* set, const SetAudit& audit,
                     bool training, std::vector<std::string>& warnings) {
   if (audit.slides == 0) return;
+  const std::string place = fold.empty() ? "" : fmt::format("fold {}: ", fold);
   if (cohort.outcome == Outcome::classes) {
     for (size_t i = 0; i < audit.class_cases.size(); ++i) {
       if (audit.class_cases[i] > 0) continue;
       warnings.push_back(
-          fmt::format("fold {}: the {} set has no case of class {}", fold, set, cohort.table.class_names[i]));
+          fmt::format("{}the {} set has no case of class {}", place, set, cohort.table.class_names[i]));
     }
   }
   if (cohort.outcome != Outcome::survival) return;
   if (audit.events == 0) {
-    warnings.push_back(fmt::format("fold {}: the {} set has no event{}", fold, set,
+    warnings.push_back(fmt::format("{}the {} set has no event{}", place, set,
                                    training ? "" : ": its concordance rests on nothing"));
     return;
   }
   for (size_t i = 0; training && i < audit.bin_events.size(); ++i) {
     if (audit.bin_events[i] > 0) continue;
     warnings.push_back(
-        fmt::format("fold {}: time bin {} of {} has no event in the {} set: too few different times of events", fold,
+        fmt::format("{}time bin {} of {} has no event in the {} set: too few different times of events", place,
                     i + 1, audit.bin_events.size(), set));
   }
 }

@@ -54,22 +54,25 @@ class TableReader {
   }
 
  private:
+  int64_t named_or_first_of(const std::string& named, std::initializer_list<const char*> names) const {
+    return named.empty() ? first_of(csv_, names) : csv_.require(named);
+  }
+
   void find_columns() {
-    path_ = first_of(csv_, {"path", "file", "slide_path"});
-    slide_ = csv_.find("slide_id");
-    case_ = options_.case_column.empty() ? first_of(csv_, {"case_id", "patient_id", "patient", "bcr_patient_barcode"})
-                                         : csv_.require(options_.case_column);
+    path_ = named_or_first_of(options_.path_column, {"path", "file", "slide_path"});
+    slide_ = named_or_first_of(options_.slide_column, {"slide_id"});
+    case_ = named_or_first_of(options_.case_column, {"case_id", "patient_id", "patient", "bcr_patient_barcode"});
     mpp_ = csv_.find("mpp");
     PM_CHECK(path_ >= 0 || slide_ >= 0 || case_ >= 0, IoError,
              "{}: a slide table needs a column 'path', or 'slide_id' or 'case_id' and the folder of the slides; its "
              "columns are: {}",
              table_.file, fmt::join(csv_.columns, ", "));
     PM_CHECK(
-        path_ >= 0 || !options_.find_slides || !options_.slides.empty(), IoError,
+        path_ >= 0 || !options_.find_slides || !options_.slides.empty() || options_.keep_missing, IoError,
         "{}: a slide table needs a column 'path', or name the folder of the slides with --slides; its columns are: {}",
         table_.file, fmt::join(csv_.columns, ", "));
-    if (path_ < 0 && options_.find_slides) folder_.emplace(options_.slides);
-    fold_ = csv_.find("fold");
+    if (path_ < 0 && options_.find_slides && !options_.slides.empty()) folder_.emplace(options_.slides);
+    fold_ = named_or_first_of(options_.fold_column, {"fold"});
     for (size_t i = 0; fold_ < 0 && i < csv_.columns.size(); ++i) {
       const bool other = std::any_of(csv_.columns.begin() + static_cast<int64_t>(i) + 1, csv_.columns.end(),
                                      [](const std::string& name) { return name.starts_with("fold_"); });
@@ -87,7 +90,7 @@ class TableReader {
     const bool automatic = options_.outcome == Outcome::automatic, named = !options_.label_column.empty();
     int64_t label = named ? csv_.require(options_.label_column) : csv_.find("label");
     const bool survival = options_.outcome == Outcome::survival || (automatic && !named);
-    if (survival) survival_ = find_survival(csv_, options_.endpoint);
+    if (survival) survival_ = options_.time_column.empty() ? find_survival(csv_, options_.endpoint) : named_survival();
     const int64_t stage =
         first_of(csv_, {"stage", "ajcc_stage", "ajcc_pathologic_tumor_stage", "ajcc_pathologic_stage"});
     if (label < 0 && (options_.outcome == Outcome::classes || (automatic && survival_.time < 0))) label = stage;
@@ -103,6 +106,12 @@ class TableReader {
     table_.has_survival = survival_.time >= 0;
     table_.time_column = column_name(csv_, survival_.time);
     table_.event_column = column_name(csv_, survival_.event);
+  }
+
+  SurvivalColumns named_survival() const {
+    const bool events = !options_.event_column.empty();
+    return {csv_.require(options_.time_column),
+            csv_.require(events ? options_.event_column : options_.censorship_column), /*days=*/false, events};
   }
 
   std::string id_at(int64_t row, int64_t column) const {
@@ -169,8 +178,9 @@ class TableReader {
     if (table_.has_labels) row.label = labels_.values[static_cast<size_t>(i)];
     if (table_.has_labels && !row.label) missing = table_.label_column;
     if (table_.has_survival) {
-      const bool days = survival_.days_and_events;
-      const auto survival = survival_at(csv_, survival_, i, !options_.skip_missing && !days);
+      // As with classes: ours has a value in every row, published tables do not.
+      const bool ours = !survival_.days && options_.time_column.empty();
+      const auto survival = survival_at(csv_, survival_, i, ours && !options_.skip_missing);
       if (survival) {
         row.survival_months = survival->months;
         row.censored = survival->censored;
@@ -184,6 +194,11 @@ class TableReader {
   }
 
   void skip_or_refuse(const SlideRow& row, const std::string& message) {
+    if (options_.keep_missing) {
+      table_.rows.push_back(row);
+      if (row.slide_id.empty()) table_.rows.back().slide_id = row.case_id;
+      return;
+    }
     PM_CHECK(options_.skip_missing, IoError, "{}", message);
     table_.skipped.push_back({row.row, row.case_id, row.slide_id, "no file"});
   }

@@ -1,6 +1,7 @@
 // Tables of slides and cases: CSV, or tab-separated where the file's name ends in .tsv.
 //
-// Columns, by any of the names that published tables use (first found wins; no other column is looked at):
+// Columns, by any of the names that published tables use (first found wins; no other column is looked at), or as
+// TableOptions names them:
 //   path       path, file, slide_path; relative paths are relative to the table's folder
 //   slide      slide_id, or the file's name; a slide ending (.svs) is taken off ids
 //   case       case_id, patient_id, patient, bcr_patient_barcode, or the slide's id
@@ -32,13 +33,16 @@ struct TableOptions {
   Outcome outcome = Outcome::automatic;
   std::string slides;  // folder, searched with its subfolders for slides of tables without a path column by slide id;
                        // in a table of cases alone every file whose name begins with the case id is a slide of it
-  std::string label_column;  // instead of the columns above
-  std::string case_column;
+  // Instead of the columns above. Of event and censorship one: they say what 1 means. The time is in months.
+  std::string path_column, slide_column, case_column, label_column, fold_column;
+  std::string time_column, event_column, censorship_column;
   std::string endpoint;  // "" or os: overall; dss, pfi, dfi, ..: the columns that end in it
   // Rows without outcome or slide are refused unless this is set: then they are left out and listed. Missing values of a
   // stage column never count as a mistake: published tables have them.
   bool skip_missing = false;
-  bool find_slides = true;  // false: paths stay empty where the table has none, and no file has to be there
+  bool keep_missing = false;  // rows whose slide is not there stay all the same, for a check that lists them; their path may
+                              // be empty
+  bool find_slides = true;    // false: paths stay empty where the table has none, and no file has to be there
 };
 
 struct SlideRow {

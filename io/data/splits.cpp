@@ -101,7 +101,7 @@ class SplitFile {
     const auto found = known.find(id);
     if (found == known.end()) {
       if (skipped_.contains(id)) return {};
-      PM_CHECK(skip_unknown_, IoError, "{}: there is no {} {} in {}", place(entry), by_case ? "case" : "slide", id,
+      PM_CHECK(skip_unknown_, IoError, "{}: there is no {} {} in {} (--skip-missing passes over such ids)", place(entry), by_case ? "case" : "slide", id,
                cohort_.table.file);
       ++unknown;
       return {};
@@ -204,7 +204,7 @@ std::vector<Fold> make_folds(const Cohort& cohort, int64_t count, uint64_t seed)
 
 std::vector<Fold> column_folds(const Cohort& cohort) {
   const SlideTable& table = cohort.table;
-  PM_CHECK(!table.fold_column.empty(), IoError, "{}: has no column 'fold'", table.file);
+  PM_CHECK(!table.fold_column.empty(), IoError, "{}: has no column 'fold'; --fold-column names another", table.file);
   const auto place = [&](const SlideRow& row) {
     return fmt::format("{}: row {}, column {}", table.file, row.row, table.fold_column);
   };

@@ -135,10 +135,10 @@ SurvivalColumns find_survival(const CsvTable& table, const std::string& endpoint
   const std::string suffix = overall ? "" : "_" + lower, event = overall ? "OS" : upper(endpoint);
   const struct {
     std::string time, event;
-    bool days_and_events;
-  } pairs[] = {{"survival_months" + suffix, "censorship" + suffix, false}, {event + ".time", event, true}};
+    bool days, events;
+  } pairs[] = {{"survival_months" + suffix, "censorship" + suffix, false, false}, {event + ".time", event, true, true}};
   for (const auto& pair : pairs) {
-    const SurvivalColumns found{table.find(pair.time), table.find(pair.event), pair.days_and_events};
+    const SurvivalColumns found{table.find(pair.time), table.find(pair.event), pair.days, pair.events};
     if (found.time < 0 && found.event < 0) continue;
     PM_CHECK(found.time >= 0 && found.event >= 0, IoError, "{}: survival needs both columns, {} and {}; {} is missing",
              table.path, pair.time, pair.event, found.time < 0 ? pair.time : pair.event);
@@ -157,11 +157,11 @@ std::optional<Survival> survival_at(const CsvTable& table, const SurvivalColumns
   const std::optional<double> event = parse_number(field_at(table, row, columns.event));
   PM_CHECK(event && (*event == 0.0 || *event == 1.0), IoError, "{}: {} is needed, got '{}'",
            place_in(table, row, columns.event),
-           columns.days_and_events ? "1 (event seen) or 0 (censored)" : "1 (censored) or 0 (event seen)",
+           columns.events ? "1 (event seen) or 0 (censored)" : "1 (censored) or 0 (event seen)",
            field_at(table, row, columns.event));
   // Divided, not multiplied by the inverse: 4005 days are 133.5 months to the last bit, as in the published tables.
-  const double months = columns.days_and_events ? time / kDaysPerMonth : time;
-  return Survival{months, (*event == 1.0) != columns.days_and_events};
+  const double months = columns.days ? time / kDaysPerMonth : time;
+  return Survival{months, (*event == 1.0) != columns.events};
 }
 
 }  // namespace pm::io

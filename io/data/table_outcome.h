@@ -21,7 +21,8 @@ LabelColumn read_labels(const CsvTable& table, int64_t column, bool strict);
 
 struct SurvivalColumns {
   int64_t time = -1, event = -1;
-  bool days_and_events = false;  // TCGA-CDR: days, 1 = event seen; otherwise months, 1 = censored
+  bool days = false;    // the time is in days, not months
+  bool events = false;  // 1 = event seen, not censored
 };
 
 // The columns of an endpoint ("" is overall survival); time is -1 where the table has none. Throws IoError when it has only one of

@@ -1,5 +1,6 @@
 // Fine-tuning that stops, dies and goes on: the end is the same, bit for bit.
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -9,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <thread>
 
 #include "apps/finetune.h"
@@ -21,6 +23,7 @@
 #include "tests/apps/run_program.h"
 #include "tests/apps/small_runs.h"
 #include "tests/io/failing_files.h"
+#include "tests/report/event_reader.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
@@ -120,7 +123,8 @@ void check_same_run(const std::string& run, const std::string& reference) {
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(reference)) {
     const std::string name = fs::relative(entry.path(), reference).string();
     if (!entry.is_regular_file() || name.ends_with("config.json") || name.ends_with("state.json") || name == ".lock" ||
-        name == "report.html")  // these name the folder and the arguments
+        name == "report.html" ||                // these name the folder and the arguments
+        contains(name, "events.out.tfevents"))  // each session has its own
       continue;
     CAPTURE(name);
     if (name.ends_with("metrics.jsonl")) {
@@ -213,6 +217,11 @@ TEST_CASE("cross validation by published splits ends in a table that evaluate re
   CHECK(summary["folds"][0]["slides"] == 5);
   CHECK(summary["folds"][0].contains("c_index"));
   CHECK(json_lines(outcome.out).back().contains("over_folds"));
+  const Json pooled = summary["pooled"], interval = pooled["bootstrap"]["c_index"];
+  CHECK(json_lines(outcome.out).back()["pooled"] == pooled);
+  CHECK(pooled["n"] == 7);  // cases held out by one of the folds
+  CHECK(interval["low"].get<double>() <= pooled["c_index"].get<double>());
+  CHECK(pooled["c_index"].get<double>() <= interval["high"].get<double>());
   const std::string report = read_text(out + "/report.html");
   CHECK(contains(report, "oncordance index"));
   CHECK(contains(report, "events"));
@@ -221,7 +230,8 @@ TEST_CASE("cross validation by published splits ends in a table that evaluate re
   const Outcome evaluated = run_program("evaluate " + out + "/predictions.csv --task survival --json");
   CAPTURE(evaluated.err);
   CHECK(evaluated.code == 0);
-  CHECK(contains(evaluated.out, "c_index"));
+  CHECK(json_lines(evaluated.out)[0]["c_index"] == pooled["c_index"]);
+  CHECK(json_lines(evaluated.out)[0]["median_split"] == pooled["median_split"]);
   const Outcome again = run_program("finetune " + dir.path() + "/table.csv --device cpu --json --epochs 2 --splits " +
                                     dir.path() + "/splits --init " + model + " --resume --out " + out);
   CHECK(again.code == 0);
@@ -278,6 +288,64 @@ TEST_CASE("a failure at every sync, rename and open of a run", "[slow]") {
 }
 
 TEST_CASE("a kill at every sync, rename and open of a run", "[slow]") { fail_everywhere(FailingFiles::How::kill, 1); }
+
+namespace {
+
+// The curves of a run as TensorBoard shows them, without the clock: "tag step" -> value.
+std::map<std::string, float> curves_of(const std::string& folder) {
+  std::map<std::string, float> curves;
+  for (const EventPoint& point : join_sessions(folder)) {
+    if (point.tag == "train/seconds") continue;
+    const bool is_new = curves.emplace(fmt::format("{} {}", point.tag, point.step), point.value).second;
+    CAPTURE(folder, point.tag, point.step);
+    CHECK(is_new);
+  }
+  return curves;
+}
+
+}  // namespace
+
+TEST_CASE("the curves for TensorBoard say what metrics.jsonl says, each point once, however often a run dies",
+          "[cpu]") {
+  const Cohort cohort(7);
+  app::FinetuneOptions options = options_for(cohort, "whole");
+  options.validate_every = 1;
+  FailingFiles counting;
+  REQUIRE(finetune(options, counting) == 0);
+  std::map<std::string, float> whole[2];
+  for (const int fold : {0, 1}) {
+    const std::string folder = fmt::format("{}/fold-{}", cohort.run("whole"), fold);
+    whole[fold] = curves_of(folder);
+    int64_t epochs = 0;
+    for (const Json& line : json_lines(read_text(folder + "/metrics.jsonl"))) {
+      const auto at = [&](const std::string& tag) {
+        return whole[fold].at(fmt::format("{} {}", tag, line["step"].get<int64_t>()));
+      };
+      CHECK(at("train/loss") == line["loss"].get<float>());
+      CHECK(at("train/lr") == line["lr"].get<float>());
+      CHECK(at("train/grad_norm") == line["grad_norm"].get<float>());
+      CHECK(at("validation/loss") == line["validation"]["loss"].get<float>());
+      CHECK(at("validation/macro_f1") == line["validation"]["macro_f1"].get<float>());
+      ++epochs;
+    }
+    CHECK(epochs == 2);
+    CHECK(whole[fold].contains("train/update_loss 2"));  // the first update is after two slides
+  }
+  const auto calls = static_cast<int64_t>(counting.calls().size());
+  options = options_for(cohort, "killed");
+  options.resume = true;
+  options.checkpoint_every = 3;  // in the middle of an accumulation too
+  for (int64_t at = 60; at < calls; at += calls / 5) {
+    FailingFiles files(at, FailingFiles::How::kill);
+    try {
+      finetune(options, files);
+    } catch (const Killed&) {
+    }
+  }
+  CHECK(finetune(options) == 0);
+  CHECK(finetune(options) == 0);  // once more when all is done
+  for (const int fold : {0, 1}) CHECK(curves_of(fmt::format("{}/fold-{}", cohort.run("killed"), fold)) == whole[fold]);
+}
 
 TEST_CASE("a damaged checkpoint gives way to the one before", "[cpu]") {
   const Cohort cohort(6);
@@ -371,6 +439,11 @@ TEST_CASE("options that contradict themselves or the run are refused", "[cpu]") 
   refused("--keep 0" + out, 2, "--keep");
   refused("--folds 1" + out, 2, "--folds");
   refused("--folds 2 --splits x" + out, 2, "--folds");
+  refused("--fold-column x --folds 2" + out, 2, "--fold");
+  refused("--time-column x" + out, 2, "--event-column");
+  refused("--event-column x" + out, 2, "--time-column");
+  refused("--time-column x --event-column x --censorship-column x" + out, 2, "--censorship-column");
+  refused("--fold-column nowhere" + out, 3, "nowhere");
   refused("--ema 1" + out, 2, "--ema");
   refused("--drop-path 1" + out, 2, "--drop-path");
   refused("--stop-after 0" + out, 2, "--stop-after");

@@ -90,6 +90,35 @@ TEST_CASE("survival columns under their published names", "[cpu]") {
   CHECK(table_of(months, options).has_survival == false);
 }
 
+TEST_CASE("columns of any name, where the options say so", "[cpu]") {
+  const std::string text =
+      "image,id,patient,months,dead,alive,survival_months,fold_a,fold_b\n"
+      "a.png,A,p1,12.5,1,0,7,0,1\nb.png,B,p2,3,0,1,7,1,0\nc.png,C,p3,,1,0,7,1,1\n";
+  io::TableOptions options = unseen();
+  options.path_column = "image";
+  options.slide_column = "id";
+  options.time_column = "months";
+  options.event_column = "dead";
+  options.fold_column = "fold_b";
+  const io::SlideTable table = table_of(text, options);
+  REQUIRE(table.rows.size() == 2);  // the third has no time: left out, and listed
+  CHECK(count_reasons(table) == std::map<std::string, int64_t>{{"no months", 1}});
+  CHECK(table.rows[0].slide_id == "A");
+  CHECK(fs::path(table.rows[0].path).filename() == "a.png");
+  CHECK(table.rows[0].survival_months == 12.5);
+  CHECK_FALSE(table.rows[0].censored);
+  CHECK(table.rows[1].censored);
+  CHECK(table.rows[0].fold == "1");
+  options.event_column = "";
+  options.censorship_column = "alive";
+  CHECK_FALSE(table_of(text, options).rows[0].censored);
+  CHECK(table_of(text, options).rows[1].censored);
+  options.fold_column = "fold_c";
+  CHECK_THAT(rejection(text, options), ContainsSubstring("fold_c"));
+  options.fold_column = "";
+  CHECK(table_of(text, options).fold_column.empty());  // of two none is the obvious one
+}
+
 TEST_CASE("classes as numbers, stages and names", "[cpu]") {
   io::TableOptions options = unseen();
   options.label_column = "s";

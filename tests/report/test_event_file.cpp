@@ -10,6 +10,7 @@
 
 #include "engine/core/error.h"
 #include "io/report/event_file.h"
+#include "tests/report/event_reader.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
@@ -29,110 +30,6 @@ std::string from_hex(std::string_view hex) {
   for (size_t i = 0; i + 1 < hex.size(); i += 2)
     bytes += static_cast<char>(std::stoi(std::string(hex.substr(i, 2)), nullptr, 16));
   return bytes;
-}
-
-// ---- a reader of its own: bitwise CRC, fields by number, nothing shared with the writer
-uint32_t slow_masked_crc(std::string_view bytes) {
-  uint32_t crc = ~0U;
-  for (const char c : bytes) {
-    crc ^= static_cast<uint8_t>(c);
-    for (int i = 0; i < 8; ++i) crc = (crc & 1U) != 0 ? crc >> 1 ^ 0x82F63B78U : crc >> 1;
-  }
-  crc = ~crc;
-  return ((crc >> 15) | (crc << 17)) + 0xA282EAD8U;
-}
-
-template <typename T>
-T little_endian(std::string_view bytes, size_t at) {
-  T value;
-  std::memcpy(&value, bytes.data() + at, sizeof value);  // the tests run on little-endian machines
-  return value;
-}
-
-struct Field {
-  uint64_t number = 0;  // of a varint or the bits of a fixed field
-  std::string bytes;
-};
-
-std::map<int, Field> parse_message(std::string_view text) {
-  std::map<int, Field> fields;
-  size_t at = 0;
-  const auto varint = [&] {
-    uint64_t value = 0;
-    for (int shift = 0;; shift += 7) {
-      const auto byte = static_cast<uint8_t>(text.at(at++));
-      value |= uint64_t{byte & 0x7FU} << shift;
-      if (byte < 0x80) return value;
-    }
-  };
-  while (at < text.size()) {
-    const uint64_t key = varint();
-    Field field;
-    switch (key & 7) {
-      case 0:
-        field.number = varint();
-        break;
-      case 1:
-        field.number = little_endian<uint64_t>(text, at);
-        at += 8;
-        break;
-      case 5:
-        field.number = little_endian<uint32_t>(text, at);
-        at += 4;
-        break;
-      default: {
-        const uint64_t size = varint();
-        field.bytes = text.substr(at, size);
-        REQUIRE(field.bytes.size() == size);
-        at += size;
-      }
-    }
-    fields[static_cast<int>(key >> 3)] = field;
-  }
-  return fields;
-}
-
-struct Point {
-  std::string tag;
-  int64_t step = 0;
-  float value = 0.0F;
-  double wall_time = 0.0;
-};
-
-struct Events {
-  std::string version;
-  std::vector<Point> points;
-  std::vector<int64_t> starts;  // steps of SessionLog START
-  bool cut_off = false;
-};
-
-Events read_events(const std::string& path) {
-  const std::string bytes = read_bytes(path);
-  Events events;
-  for (size_t at = 0; at < bytes.size();) {
-    if (bytes.size() - at < 12 || bytes.size() - at - 12 < little_endian<uint64_t>(bytes, at) + 4) {
-      events.cut_off = true;
-      break;
-    }
-    const auto size = little_endian<uint64_t>(bytes, at);
-    REQUIRE(little_endian<uint32_t>(bytes, at + 8) == slow_masked_crc(std::string_view(bytes).substr(at, 8)));
-    const std::string record = bytes.substr(at + 12, size);
-    REQUIRE(little_endian<uint32_t>(bytes, at + 12 + size) == slow_masked_crc(record));
-    at += 16 + size;
-    auto event = parse_message(record);
-    const auto step = static_cast<int64_t>(event[2].number);
-    if (event.count(3) != 0) events.version = event[3].bytes;
-    if (event.count(7) != 0) {
-      CHECK(parse_message(event[7].bytes)[1].number == 1);
-      events.starts.push_back(step);
-    }
-    if (event.count(5) != 0) {
-      auto value = parse_message(parse_message(event[5].bytes)[1].bytes);
-      events.points.push_back({value[1].bytes, step, std::bit_cast<float>(static_cast<uint32_t>(value[2].number)),
-                               std::bit_cast<double>(event[1].number)});
-    }
-  }
-  return events;
 }
 
 }  // namespace
@@ -221,14 +118,7 @@ TEST_CASE("a resumed run adds a file that is read later and voids the repeated s
   }
   CHECK(std::is_sorted(paths.begin(), paths.end()));
   CHECK(read_bytes(paths[0]) == before[0]);
-  // As TensorBoard joins them: a START drops what has its step or a later one.
-  std::vector<Point> joined;
-  for (const std::string& path : paths) {
-    const Events events = read_events(path);
-    for (const int64_t start : events.starts)
-      std::erase_if(joined, [&](const Point& point) { return point.step >= start; });
-    joined.insert(joined.end(), events.points.begin(), events.points.end());
-  }
+  const std::vector<EventPoint> joined = join_sessions(folder.path());
   REQUIRE(joined.size() == 123);
   for (size_t i = 0; i < joined.size(); ++i) CHECK(joined[i].step == static_cast<int64_t>(i) + 1);
 }

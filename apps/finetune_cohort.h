@@ -1,0 +1,51 @@
+// The cohort of a fine-tune: its table, its folds, and what opening every slide shows.
+#pragma once
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "apps/finetune.h"
+#include "apps/memory_check.h"
+#include "io/data/cohort.h"
+#include "io/report/run_report.h"
+
+namespace pm::app {
+
+// `keep_missing`: slides that are not there stay in the cohort (io::TableOptions). Throws IoError for a table that cannot be used.
+io::Cohort read_training_cohort(const FinetuneOptions& options, bool keep_missing = false);
+// As the options say; without folds one division that trains on all. Throws IoError.
+std::vector<io::Fold> training_folds(const FinetuneOptions& options, const io::Cohort& cohort);
+
+struct OpenedSlides {
+  std::vector<SlideSize> sizes;            // of those that can be opened
+  std::map<std::string, int64_t> formats;  // how many of each
+  int64_t as_they_are = 0;                 // pictures without a physical resolution: --mpp changes nothing
+  std::set<int64_t> unusable;              // the others
+  std::vector<io::SlideProblem> problems;  // why
+};
+
+// Opens every slide that has a path.
+OpenedSlides open_slides(const FinetuneOptions& options, const io::Cohort& cohort);
+
+// A sentence about the pictures that are read as they are; empty when there is none.
+std::string unknown_resolution(const OpenedSlides& opened, const FinetuneOptions& options);
+
+// Whether the largest slide fits the device. Throws OutOfMemoryError; returns a remark where it depends on how much of the slide
+// is background, else nothing.
+std::string check_memory(Context& ctx, const FinetuneOptions& options, const std::vector<SlideSize>& sizes);
+
+// The label audit as the report shows it.
+io::CohortAudit audit_for_report(const FinetuneOptions& options, const io::Cohort& cohort,
+                                 const std::vector<io::Fold>& folds);
+// "1 row is left out: no t_category (row 7: TCGA-A1)"; empty when there is none.
+std::string skipped_rows(const io::SlideTable& table);
+
+// A sentence about ids of split files that no row has; empty when there is none.
+std::string unknown_ids(const std::vector<io::Fold>& folds);
+
+// finetune --check: prints the audit, what is wrong, and whether a run would start. Writes nothing. Returns an exit code; throws
+// as a run does where the table itself cannot be used.
+int check_finetune(const FinetuneOptions& options);
+
+}  // namespace pm::app
