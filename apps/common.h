@@ -79,6 +79,6 @@ void add_evaluate(CLI::App& app, Command& command);
 void add_verify(CLI::App& app, Command& command);
 void add_inspect(CLI::App& app, Command& command);
 void add_bench(CLI::App& app, Command& command);
-void add_example_slide(CLI::App& app, Command& command);
+void add_synth(CLI::App& app, Command& command);
 
 }  // namespace pm::app

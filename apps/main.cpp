@@ -121,7 +121,7 @@ int run(int argc, char** argv) {
   pm::app::add_verify(app, command);
   pm::app::add_inspect(app, command);
   pm::app::add_bench(app, command);
-  pm::app::add_example_slide(app, command);
+  pm::app::add_synth(app, command);
   std::vector<std::string> arguments = pm::app::expand_config({argv + 1, argv + argc});
   std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
   try {

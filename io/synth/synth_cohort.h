@@ -1,0 +1,72 @@
+// A made-up cohort: slides with tissue, and outcomes that depend on both local texture and far-apart structure.
+//
+// Every slide holds two pieces of tissue, far apart on white glass. Two kinds of tissue fill them in patches of about 0.1 mm:
+// fine (small nuclei, close together) and coarse (large nuclei, further apart). Both kinds are the same picture at another
+// scale: the same colours in the same shares of the area, so a thumbnail, in which nuclei blur into the mean, shows neither.
+//
+//   contrast of piece i    s_i = (coarse share of its area) - (fine share),  drawn as +-(kLeastContrast .. 1), signs balanced
+//   local texture          m   = (s_1 + s_2) / 2           what averaging over patches can see
+//   far-apart structure    r   = s_1 * s_2                 whether the two pieces are of the same kind
+//   score                  q   = kLocalWeight * m + kRelationWeight * r
+//   stage                  number of kStageCuts below q    the quarters of the distribution of q
+//   event time             exponential, hazard kBaseHazard * exp(kLogHazard * q) per month
+//   loss to follow-up      exponential, at 3/7 of the case's hazard: 30 % of the cases are censored, at every score
+//
+// The slides of one case share s_1 and s_2; shapes, places, patches and nuclei differ.
+//
+// Harrell's concordance that can be reached, in expectation over large cohorts (tests/io/test_synth.cpp computes them):
+// TODO
+//
+// Everything is drawn from Philox streams by (seed, case, slide): the same options give the same files, on any number of threads.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "io/slide/image.h"
+
+namespace pm::io {
+
+struct SynthOptions {
+  int64_t cases = 48;
+  int64_t slides_per_case = 1;
+  int64_t width = 2048, height = 1536;  // pixels of a slide
+  double mpp = 0.5;                     // micrometres per pixel; at most kMaxSynthMpp
+  int64_t folds = 4;
+  uint64_t seed = 0;
+};
+
+constexpr double kMaxSynthMpp = 2.0;        // coarser pixels lose the fine nuclei
+constexpr double kMinSynthExtent = 600.0;  // micrometres, width and height: two pieces with room for their patches
+
+constexpr double kLeastContrast = 0.4;
+constexpr double kLocalWeight = 1.5, kRelationWeight = 1.0;
+constexpr double kStageCuts[3] = {-0.7, 0.0, 0.7};
+constexpr double kLogHazard = 10.0;
+constexpr double kShape = 4.0, kScale = 40.0;  // of the Weibull distribution at score 0; months
+
+struct SynthCase {
+  std::string id;
+  double contrast[2] = {};  // s_1, s_2
+  double score = 0.0;
+  int64_t stage = 0;  // 0 to 3
+  double months = 0.0;
+  bool censored = false;
+  int64_t fold = 0;  // that holds it out
+};
+
+double synth_score(double contrast_1, double contrast_2);
+int64_t synth_stage(double score);
+
+// The cases of a cohort, without their slides. Throws ConfigError for options that make no cohort.
+std::vector<SynthCase> draw_cases(const SynthOptions& options);
+// A slide of a case: (height, width, 3).
+Image draw_slide(const SynthOptions& options, const SynthCase& drawn, int64_t case_index, int64_t slide_index);
+
+// Writes DIR/slides/*.tif (tiled pyramids), DIR/slides.csv and DIR/splits/splits_k.csv, and returns the cases. `written` is told
+// after each slide how many there are. Throws ConfigError, IoError or StorageError.
+std::vector<SynthCase> write_cohort(const std::string& folder, const SynthOptions& options,
+                                    const std::function<void(int64_t)>& written = {});
+
+}  // namespace pm::io
