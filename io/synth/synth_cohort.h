@@ -29,10 +29,10 @@
 namespace pm::io {
 
 struct SynthOptions {
-  int64_t cases = 48;
+  int64_t cases = 144;
   int64_t slides_per_case = 1;
-  int64_t width = 2048, height = 1536;  // pixels of a slide
-  double mpp = 0.5;                     // micrometres per pixel; at most kMaxSynthMpp
+  int64_t width = 1024, height = 768;  // pixels of a slide
+  double mpp = 1.0;                     // micrometres per pixel; at most kMaxSynthMpp
   int64_t folds = 4;
   uint64_t seed = 0;
 };
@@ -44,7 +44,7 @@ constexpr double kLeastContrast = 0.4;
 constexpr double kLocalWeight = 1.5, kRelationWeight = 1.0;
 constexpr double kStageCuts[3] = {-0.7, 0.0, 0.7};
 constexpr double kLogHazard = 10.0;
-constexpr double kShape = 4.0, kScale = 40.0;  // of the Weibull distribution at score 0; months
+constexpr double kShape = 6.0, kScale = 40.0;  // of the Weibull distribution at score 0; months
 
 struct SynthCase {
   std::string id;

@@ -12,9 +12,9 @@ namespace {
 constexpr int64_t kChannels = 3;
 using Colour = std::array<double, kChannels>;
 
-constexpr Colour kGlass = {244.0, 243.0, 245.0}, kStroma = {228.0, 172.0, 206.0}, kNucleus = {98.0, 60.0, 144.0};
-constexpr double kFineSpacing = 8.0, kCoarseSpacing = 40.0;  // micrometres between nuclei
-constexpr double kPatchSize = 90.0;                          // micrometres: waves of the border between the kinds
+constexpr Colour kGlass = {244.0, 243.0, 245.0}, kStroma = {240.0, 190.0, 218.0}, kNucleus = {84.0, 40.0, 138.0};
+constexpr double kFineSpacing = 12.0, kCoarseSpacing = 72.0;  // micrometres between nuclei
+constexpr double kPatchSize = 110.0;                          // micrometres: waves of the border between the kinds
 constexpr double kBend = 6.0, kBendSize = 60.0;               // how far rows of nuclei stray, and over which length
 constexpr double kSampleStep = 8.0;                           // micrometres between the points that measure shares
 
@@ -53,8 +53,8 @@ class Piece {
     x_ = width * (centre_x + between(0, -0.02, 0.02));
     y_ = height * between(1, 0.38, 0.62);
     const double stretch = between(2, 0.9, 1.1);  // the area stays
-    radius_x_ = 0.165 * width * stretch;
-    radius_y_ = 0.28 * height / stretch;
+    radius_x_ = 0.155 * width * stretch;
+    radius_y_ = 0.26 * height / stretch;
     for (size_t i = 0; i < kWaves; ++i) {
       height_[i] = between(static_cast<int64_t>(3 + 2 * i), 0.02, 0.07);
       phase_[i] = between(static_cast<int64_t>(4 + 2 * i), 0.0, 2.0 * std::numbers::pi);
