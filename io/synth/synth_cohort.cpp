@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <numeric>
 
 #include "engine/core/check.h"
@@ -117,6 +118,9 @@ Image draw_slide(const SynthOptions& options, const SynthCase& drawn, int64_t ca
 
 std::vector<SynthCase> write_cohort(const std::string& folder, const SynthOptions& options, const std::function<void(int64_t)>& written) {
   const std::vector<SynthCase> cases = draw_cases(options);
+  std::error_code ignored;  // make_folder says what is wrong with a folder that cannot be made
+  PM_CHECK(!std::filesystem::exists(folder, ignored) || std::filesystem::is_empty(folder, ignored), IoError,
+           "{}: is not an empty folder; name a new one, so that no older slides mix with the cohort", folder);
   make_folder(folder + "/slides");
   make_folder(folder + "/splits");
   int64_t count = 0;
