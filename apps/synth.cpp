@@ -60,26 +60,20 @@ int run_synth(const SynthRun& run) {
   }
   std::vector<int64_t> stages(4);
   for (const io::SynthCase& drawn : cases) ++stages[static_cast<size_t>(drawn.stage)];
-  const auto events = std::count_if(cases.begin(), cases.end(), [](const io::SynthCase& drawn) { return !drawn.censored; });
+  const auto events =
+      std::count_if(cases.begin(), cases.end(), [](const io::SynthCase& drawn) { return !drawn.censored; });
   const double best = concordance_of_score(cases);
   const std::string table = run.folder + "/slides.csv", splits = run.folder + "/splits";
   if (run.json) {
-    const nlohmann::ordered_json line = {{"table", table},
-                                         {"splits", splits},
-                                         {"cases", o.cases},
-                                         {"slides", slides},
-                                         {"events", events},
-                                         {"stages", stages},
-                                         {"folds", o.folds},
-                                         {"width", o.width},
-                                         {"height", o.height},
-                                         {"mpp", o.mpp},
-                                         {"seed", o.seed},
-                                         {"c_index_of_score", best}};
+    const nlohmann::ordered_json line = {{"table", table},   {"splits", splits}, {"cases", o.cases},
+                                         {"slides", slides}, {"events", events}, {"stages", stages},
+                                         {"folds", o.folds}, {"width", o.width}, {"height", o.height},
+                                         {"mpp", o.mpp},     {"seed", o.seed},   {"c_index_of_score", best}};
     fmt::print("{}\n", line.dump());
     return kDone;
   }
-  fmt::print("{}: {} cases, {} slides, {} events; per stage {} cases\n", table, o.cases, slides, events, fmt::join(stages, ", "));
+  fmt::print("{}: {} cases, {} slides, {} events; per stage {} cases\n", table, o.cases, slides, events,
+             fmt::join(stages, ", "));
   fmt::print("{}/slides: tiled pyramids of {} pixels, {:g} um per pixel\n", run.folder, size_text(o), o.mpp);
   fmt::print("{0}: splits_0.csv to splits_{1}.csv, each case held out once\n", splits, o.folds - 1);
   fmt::print("concordance of the score that the outcomes were drawn from: {:.3f}\n", best);

@@ -27,13 +27,14 @@ void check_options(const SynthOptions& o) {
   PM_CHECK(o.slides_per_case >= 1 && o.slides_per_case <= kMaxSlidesPerCase, ConfigError,
            "slides per case must be 1 to {}, got {}", kMaxSlidesPerCase, o.slides_per_case);
   PM_CHECK(std::isfinite(o.mpp) && o.mpp > 0.0 && o.mpp <= kMaxSynthMpp, ConfigError,
-           "mpp must be above 0 and at most {:g} (coarser pixels lose the small nuclei), got {:g}", kMaxSynthMpp, o.mpp);
+           "mpp must be above 0 and at most {:g} (coarser pixels lose the small nuclei), got {:g}", kMaxSynthMpp,
+           o.mpp);
   PM_CHECK(o.width >= 1 && o.height >= 1 && o.width <= kMaxSide && o.height <= kMaxSide, ConfigError,
            "the size of a slide must be 1 to {} pixels on each side, got {} x {}", kMaxSide, o.width, o.height);
   const double shorter = static_cast<double>(std::min(o.width, o.height)) * o.mpp;
   PM_CHECK(shorter >= kMinSynthExtent, ConfigError,
-           "two pieces of tissue need {0:g} um on each side: {1:.0f} pixels at {2:g} um per pixel, got {3} x {4}", kMinSynthExtent,
-           std::ceil(kMinSynthExtent / o.mpp), o.mpp, o.width, o.height);
+           "two pieces of tissue need {0:g} um on each side: {1:.0f} pixels at {2:g} um per pixel, got {3} x {4}",
+           kMinSynthExtent, std::ceil(kMinSynthExtent / o.mpp), o.mpp, o.width, o.height);
 }
 
 // 0 .. count - 1 in random order.
@@ -42,7 +43,8 @@ std::vector<int64_t> random_order(const RngState& draw, int64_t count) {
   std::iota(order.begin(), order.end(), 0);
   std::vector<double> keys(order.size());
   for (size_t i = 0; i < keys.size(); ++i) keys[i] = uniform_at(draw, static_cast<int64_t>(i));
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return keys[static_cast<size_t>(a)] < keys[static_cast<size_t>(b)]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return keys[static_cast<size_t>(a)] < keys[static_cast<size_t>(b)]; });
   return order;
 }
 
@@ -55,7 +57,8 @@ std::string slides_csv(const SynthOptions& options, const std::vector<SynthCase>
   for (const SynthCase& drawn : cases) {
     for (int64_t slide = 0; slide < options.slides_per_case; ++slide) {
       const std::string name = slide_name(options, drawn, slide);
-      text += fmt::format("{0},{1},slides/{1}.tif,{2},{3:.3f},{4}\n", drawn.id, name, drawn.stage, drawn.months, drawn.censored ? 1 : 0);
+      text += fmt::format("{0},{1},slides/{1}.tif,{2},{3:.3f},{4}\n", drawn.id, name, drawn.stage, drawn.months,
+                          drawn.censored ? 1 : 0);
     }
   }
   return text;
@@ -112,11 +115,13 @@ std::vector<SynthCase> draw_cases(const SynthOptions& options) {
 
 Image draw_slide(const SynthOptions& options, const SynthCase& drawn, int64_t case_index, int64_t slide_index) {
   const auto index = static_cast<uint64_t>(case_index * options.slides_per_case + slide_index);
-  const TissueSlide slide{options.width, options.height, options.mpp, {0.5 * (1.0 + drawn.contrast[0]), 0.5 * (1.0 + drawn.contrast[1])}};
+  const TissueSlide slide{
+      options.width, options.height, options.mpp, {0.5 * (1.0 + drawn.contrast[0]), 0.5 * (1.0 + drawn.contrast[1])}};
   return draw_tissue(slide, Rng(RngState{options.seed, kSlideStream + index * kStreamsPerSlide}));
 }
 
-std::vector<SynthCase> write_cohort(const std::string& folder, const SynthOptions& options, const std::function<void(int64_t)>& written) {
+std::vector<SynthCase> write_cohort(const std::string& folder, const SynthOptions& options,
+                                    const std::function<void(int64_t)>& written) {
   const std::vector<SynthCase> cases = draw_cases(options);
   std::error_code ignored;  // make_folder says what is wrong with a folder that cannot be made
   PM_CHECK(!std::filesystem::exists(folder, ignored) || std::filesystem::is_empty(folder, ignored), IoError,

@@ -105,7 +105,8 @@ double nucleus_at(const RngState& draw, double x, double y, double spacing) {
 }  // namespace
 
 Image draw_tissue(const TissueSlide& slide, Rng draws) {
-  const double width = static_cast<double>(slide.width) * slide.mpp, height = static_cast<double>(slide.height) * slide.mpp;
+  const double width = static_cast<double>(slide.width) * slide.mpp,
+               height = static_cast<double>(slide.height) * slide.mpp;
   const Piece pieces[2] = {{draws.next(), width, height, 0.24}, {draws.next(), width, height, 0.76}};
   const ValueNoise kinds(draws.next(), kPatchSize, width, height);
   const ValueNoise bend_x(draws.next(), kBendSize, width, height), bend_y(draws.next(), kBendSize, width, height);
@@ -125,8 +126,8 @@ Image draw_tissue(const TissueSlide& slide, Rng draws) {
       if (inside >= 0) {
         const bool is_coarse = kinds.at(x, y) < levels[inside];
         // Shifted by more than it can stray, so that the squares count from 0.
-        nucleus = nucleus_at(is_coarse ? coarse : fine, x + kBend * 2.0 * bend_x.at(x, y), y + kBend * 2.0 * bend_y.at(x, y),
-                             is_coarse ? kCoarseSpacing : kFineSpacing);
+        nucleus = nucleus_at(is_coarse ? coarse : fine, x + kBend * 2.0 * bend_x.at(x, y),
+                             y + kBend * 2.0 * bend_y.at(x, y), is_coarse ? kCoarseSpacing : kFineSpacing);
       }
       for (size_t c = 0; c < kChannels; ++c) {
         const double colour = inside < 0 ? kGlass[c] : kStroma[c] + nucleus * (kNucleus[c] - kStroma[c]);
