@@ -29,12 +29,6 @@ Device parse_device(const std::string& text) {
   return Device::cuda(index);
 }
 
-// CLI11 takes -1 for the largest unsigned number.
-CLI::Validator whole_number() {
-  return CLI::Validator(
-      [](const std::string& text) { return text.starts_with('-') ? text + " is below 0" : std::string(); }, "");
-}
-
 // Wrong words are a mistake in the command line, whatever else is wrong.
 std::string check_device(const std::string& text) {
   try {
@@ -99,6 +93,11 @@ PixelMamba load_model(Context& ctx, const std::string& model, const RunOptions& 
   fmt::print(stderr, "model: {} with random weights from seed {}; its predictions mean nothing until it is trained\n",
              model, options.seed);
   return PixelMamba(ctx, published_config(model, 1000), activation, options.seed);
+}
+
+CLI::Validator whole_number() {
+  return CLI::Validator(
+      [](const std::string& text) { return text.starts_with('-') ? text + " is below 0" : std::string(); }, "");
 }
 
 CLI::Validator positive_number() {

@@ -60,6 +60,8 @@ class Progress {
 
 // For options that take a finite number above 0. (CLI11's own check answers with all 309 digits of the largest double.)
 CLI::Validator positive_number();
+// For unsigned numbers: CLI11 takes -1 for the largest.
+CLI::Validator whole_number();
 
 // Seconds of a steady clock.
 double now_seconds();
@@ -79,6 +81,6 @@ void add_evaluate(CLI::App& app, Command& command);
 void add_verify(CLI::App& app, Command& command);
 void add_inspect(CLI::App& app, Command& command);
 void add_bench(CLI::App& app, Command& command);
-void add_example_slide(CLI::App& app, Command& command);
+void add_synth(CLI::App& app, Command& command);
 
 }  // namespace pm::app

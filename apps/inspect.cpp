@@ -123,7 +123,7 @@ int inspect_slide_file(const InspectOptions& options) {
 int run_inspect(const InspectOptions& options) {
   namespace fs = std::filesystem;
   if (is_published_name(options.input)) return inspect_model(published_config(options.input, 1000), options);
-  PM_CHECK(fs::exists(options.input), IoError, "{}: there is no such file or folder, and no model of that name (6m, 21m)",
+  PM_CHECK(fs::exists(options.input), IoError, "{}: there is no such file or folder, and no model of that name (6m, 21m, nano)",
            options.input);
   if (fs::is_directory(options.input)) {
     PM_CHECK(fs::exists(options.input + "/config.json"), IoError,
@@ -141,7 +141,7 @@ int run_inspect(const InspectOptions& options) {
 void add_inspect(CLI::App& app, Command& command) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* verb = app.add_subcommand("inspect", "Describe a slide (size, levels, um per pixel) or a model (parameters, FLOPs, memory)");
-  verb->add_option("INPUT", options->input, "slide or image; model folder, config.json or .safetensors; or 6m / 21m")->required();
+  verb->add_option("INPUT", options->input, "slide or image; model folder, config.json or .safetensors; or 6m / 21m / nano")->required();
   verb->add_option("--size", options->size, "models: side of the square input that costs are given for, pixels")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{1}, kMaxSide))

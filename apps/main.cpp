@@ -20,6 +20,7 @@ Examples
   pixel-mamba infer slide.svs --model 6m --out result        prediction and embedding of one slide
   pixel-mamba finetune slides.csv --out run                  fine-tune on a table of slides
   pixel-mamba finetune slides.csv --folds 5 --out cv         five-fold cross validation; --resume goes on after a stop
+  pixel-mamba synth cohort                                   a small made-up cohort to try training with
   pixel-mamba infer new.svs --model run/model --json         predict with the model just trained
   pixel-mamba evaluate predictions.csv --task survival       c-index, Kaplan-Meier, log-rank of predictions
   pixel-mamba inspect slide.svs                              sizes, levels, micrometres per pixel
@@ -123,7 +124,7 @@ int run(int argc, char** argv) {
   pm::app::add_verify(app, command);
   pm::app::add_inspect(app, command);
   pm::app::add_bench(app, command);
-  pm::app::add_example_slide(app, command);
+  pm::app::add_synth(app, command);
   std::vector<std::string> arguments = pm::app::expand_config({argv + 1, argv + argc});
   std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
   try {

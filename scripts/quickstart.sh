@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# From a fresh checkout to the prediction of a slide: installs, builds, writes an example slide if none is given, infers.
+# From a fresh checkout to the prediction of a slide: installs, builds, writes made-up slides if none is given, infers.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
   cat <<'TEXT'
 usage: scripts/quickstart.sh [SLIDE [options of `pixel-mamba infer`]]
-  scripts/quickstart.sh                               builds, writes an example slide and predicts it
+  scripts/quickstart.sh                               builds, writes made-up slides and predicts one
   scripts/quickstart.sh slide.svs                     the same with a slide of yours
   scripts/quickstart.sh slide.svs --slide-mpp 0.25    for a file that does not say its micrometres per pixel
 Environment: PM_JOBS (compilers at a time), PM_WITH_CUDA=OFF (CPU only), PM_SKIP_INSTALL=1 (do not touch packages).
@@ -59,9 +59,12 @@ fi
 step "build ($(describe_build))" build "${here}build" pixel-mamba
 
 if [[ -z "$slide" ]]; then
-  slide=${here}quickstart/example.tif
-  mkdir -p "${here}quickstart"
-  step "write an example slide" "$program" example-slide "$slide"
+  cohort=${here}quickstart/example
+  slide=$cohort/slides/case-001.tif
+  if [[ ! -e "$cohort/slides.csv" ]]; then  # the table is written last
+    rm -rf "$cohort"
+    step "write two example slides" "$program" synth "$cohort" --cases 2 --folds 2 --size 4096x3072 --mpp 0.5
+  fi
 fi
 
 echo

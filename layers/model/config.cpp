@@ -27,6 +27,11 @@ std::vector<LayerConfig> published_layers(Expansion layer11) {
   return layers;
 }
 
+// Small enough to learn on two processors in minutes: a region ends as one token and its CLS, one layer joins regions.
+std::vector<LayerConfig> nano_layers() {
+  return {{3, HC}, {6, VC}, {12, HC}, {24, VC}, {48, HA}, {48, VA}, {48, {}}};
+}
+
 // Beyond any network that can be run: a damaged or hostile file ends here and not in an allocation or an overflow.
 constexpr size_t kMaxLayers = 1024;
 constexpr int64_t kMaxChannels = 65536, kMaxExpand = 64, kMaxClasses = 1'000'000;
@@ -81,12 +86,19 @@ void ModelConfig::validate() const {
            "num_classes must be 1..{} with a head and 0 without, got {}", kMaxClasses, num_classes);
 }
 
-bool is_published_name(const std::string& name) { return name == "6m" || name == "21m"; }
+bool is_published_name(const std::string& name) { return name == "6m" || name == "21m" || name == "nano"; }
 
 ModelConfig published_config(const std::string& name, int64_t num_classes) {
-  PM_CHECK(is_published_name(name), ConfigError, "there is no published model '{}'; the names are 6m and 21m", name);
+  PM_CHECK(is_published_name(name), ConfigError, "there is no published model '{}'; the names are 6m, 21m and nano", name);
   ModelConfig config;
-  config.layers = published_layers(name == "6m" ? HA : HC);
+  if (name == "nano") {
+    config.layers = nano_layers();
+    config.region_size = 8;
+    config.d_state = 8;
+    config.fusion_alpha = 0.0;
+  } else {
+    config.layers = published_layers(name == "6m" ? HA : HC);
+  }
   config.num_classes = num_classes;
   config.head = num_classes == 0 ? Head::none : Head::classification;
   config.validate();

@@ -50,7 +50,7 @@ struct ModelConfig {
 // Channels that an expansion turns `channels` into.
 int64_t expanded_channels(const std::optional<Expansion>& expansion, int64_t channels);
 
-// "6m" or "21m", with a classification head of `num_classes` (0: no head). Throws ConfigError for another name.
+// "6m" or "21m", the published networks, or "nano", a small one to try training with on a CPU; with a classification head of `num_classes` (0: no head). Throws ConfigError for another name.
 ModelConfig published_config(const std::string& name, int64_t num_classes);
 bool is_published_name(const std::string& name);
 

@@ -22,6 +22,7 @@ autograd/ops/       engine/core/ engine/ops/ autograd/
 layers/             engine/core/ engine/ops/ autograd/ layers/
 io/slide/           engine/core/ io/slide/ io/data/
 io/data/            engine/core/ io/slide/ io/data/
+io/synth/           engine/core/ io/slide/ io/data/ io/synth/
 io/report/          engine/core/ engine/metrics/ io/data/ io/report/
 io/checkpoint/      engine/core/ engine/ops/ engine/optim/ autograd/ layers/ io/
 io/config/          engine/core/ engine/ops/ engine/optim/ autograd/ layers/ io/

@@ -178,18 +178,44 @@ TEST_CASE("inspect describes models, weights and slides", "[cpu]") {
   CHECK(json_lines(run_program("inspect " + golden + "/model.safetensors --json").out).at(0)["parameters"] ==
         parameters);
   const TempDir folder;
-  const std::string slide = folder.path() + "/slide.tif";
-  REQUIRE(run_program("example-slide " + slide + " --width 600 --height 400").code == 0);
+  const std::string slide = folder.path() + "/cohort/slides/case-001.tif";
+  REQUIRE(run_program("synth " + folder.path() + "/cohort --cases 2 --folds 2 --size 700x650 --mpp 1").code == 0);
   const Json info = json_lines(run_program("inspect " + slide + " --json").out).at(0);
-  CHECK(info["width"] == 600);
-  CHECK(info["mpp"] == 0.5);
+  CHECK(info["width"] == 700);
+  CHECK(info["mpp"] == 1.0);
+}
+
+TEST_CASE("synth says what it wrote and refuses what makes no cohort", "[cpu]") {
+  const TempDir folder;
+  const std::string cohort = folder.path() + "/cohort";
+  const std::string command = "synth " + cohort + " --cases 4 --folds 2 --size 640x600 --seed 3";
+  const Outcome outcome = run_program(command + " --json");
+  CAPTURE(outcome.err);
+  REQUIRE(outcome.code == 0);
+  const Json line = json_lines(outcome.out).at(0);
+  CHECK(line["cases"] == 4);
+  CHECK(line["slides"] == 4);
+  CHECK(line["width"] == 640);
+  CHECK(line["height"] == 600);
+  CHECK(line["seed"] == 3);
+  CHECK(line["stages"].size() == 4);
+  CHECK(fs::exists(line["table"].get<std::string>()));
+  CHECK(fs::exists(line["splits"].get<std::string>() + "/splits_1.csv"));
+  const Outcome again = run_program(command);
+  CHECK(again.code == 3);
+  CHECK(contains(again.err, "not an empty folder"));
+  const Outcome size = run_program("synth " + cohort + "2 --size 640");
+  CHECK(size.code == 2);
+  CHECK(contains(size.err, "WIDTHxHEIGHT"));
+  CHECK(run_program("synth " + cohort + "2 --mpp 3").code == 3);
+  CHECK_FALSE(fs::exists(cohort + "2"));
 }
 
 TEST_CASE("infer writes predictions and embeddings of a slide", "[cpu]") {
   const TempDir folder;
-  const std::string slide = folder.path() + "/slide.tif", out = folder.path() + "/result";
+  const std::string slide = folder.path() + "/cohort/slides/case-001.tif", out = folder.path() + "/result";
   const std::string model = write_small_model(folder.path() + "/model", Head::classification, 5);
-  REQUIRE(run_program("example-slide " + slide + " --width 700 --height 500").code == 0);
+  REQUIRE(run_program("synth " + folder.path() + "/cohort --cases 2 --folds 2 --size 1300x1200 --mpp 0.5").code == 0);
   const std::string command = "infer " + slide + " --device cpu --json --embedding --model " + model;
   const Outcome first = run_program(command + " --out " + out), second = run_program(command);
   CAPTURE(first.err);
@@ -200,9 +226,9 @@ TEST_CASE("infer writes predictions and embeddings of a slide", "[cpu]") {
   CHECK(a["embedding"].size() == 24);
   CHECK(a["embedding"] == b["embedding"]);
   CHECK(a["regions_left"].get<int>() < a["regions"].get<int>());
-  CHECK(contains(read_text(out + "/predictions.csv"), "slide,slide,"));
+  CHECK(contains(read_text(out + "/predictions.csv"), "case-001,case-001,"));
   CHECK(fs::file_size(out + "/embeddings.npy") == 128 + 24 * sizeof(float));
-  CHECK(read_text(out + "/embeddings_ids.csv") == "slide_id\nslide\n");
+  CHECK(read_text(out + "/embeddings_ids.csv") == "slide_id\ncase-001\n");
 }
 
 TEST_CASE("a broken slide costs only itself", "[cpu]") {

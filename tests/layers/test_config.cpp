@@ -19,6 +19,13 @@ Json small_config() {
 
 }  // namespace
 
+TEST_CASE("the small network is small", "[cpu]") {
+  const ModelConfig nano = published_config("nano", 4);
+  CHECK(nano.region_size == 8);
+  CHECK(nano.embedding_channels() == 48);
+  CHECK(parameter_count(nano) < 150'000);
+}
+
 TEST_CASE("published tables have the published number of parameters", "[cpu]") {
   CHECK(parameter_count(published_config("6m", 0)) == 6'264'210);
   CHECK(parameter_count(published_config("6m", 1000)) == 6'649'210);
