@@ -11,6 +11,7 @@
 #include "engine/core/check.h"
 #include "engine/optim/schedule.h"
 #include "io/checkpoint/model_folder.h"
+#include "io/checkpoint/preprocessing.h"
 #include "io/data/atomic_file.h"
 #include "io/data/file.h"
 
@@ -143,6 +144,7 @@ void FoldTrainer::save() {
   state_.metrics_bytes = metrics_->bytes();
   store_.save(state_.step, options_.keep, [&](const std::string& folder) {
     write_checkpoint(ctx_, folder, {model_, optimiser_, average_.get()}, state_, fingerprint(), environment_.files);
+    io::write_preprocessing(folder, {options_.load.mpp, options_.load.keep_background}, environment_.files);
   });
 }
 
@@ -383,7 +385,9 @@ bool FoldTrainer::predict_slides(const std::vector<int64_t>& members, std::vecto
 void FoldTrainer::finish(const std::vector<SlidePrediction>& predictions) {
   {
     const WithAverage averaged(ctx_, average_.get());
-    io::write_model(settings_.folder + "/model", model_, environment_.files);
+    const std::string folder = settings_.folder + "/model";
+    io::write_model(folder, model_, environment_.files);
+    io::write_preprocessing(folder, {options_.load.mpp, options_.load.keep_background}, environment_.files);
   }
   Json summary = {{"epochs", state_.epoch},   {"step", state_.step},         {"update", state_.update},
                   {"loss", last_loss_},       {"skipped", state_.skipped},   {"unreadable", state_.unreadable},
