@@ -228,6 +228,9 @@ bool FoldTrainer::train_epoch() {
     const bool due = options_.checkpoint_every > 0 && state_.step % options_.checkpoint_every == 0;
     if ((due || state_.position == slides) && state_.skipped_in_a_row < kSuspiciousInARow) save();
   }
+  PM_CHECK(state_.learnt > 0 || state_.skipped_in_a_row > 0, IoError,
+           "{}{}none of the {} training slides could be read: the messages above say why", settings_.label,
+           settings_.label.empty() ? "" : ": ", slides);
   return true;
 }
 

@@ -169,6 +169,27 @@ TEST_CASE("bad tables and splits are refused by the run and by the dry run, befo
   }
 }
 
+TEST_CASE("a run in which no slide can be read, or too little memory to read one, is no success", "[cpu]") {
+  const Folder folder(4);
+  write_text(folder.path("table.csv"), "path,label\nstripes0.png,0\nstripes1.png,1\nstripes2.png,0\nstripes3.png,1\n");
+  for (const std::string& mode : {std::string(" --check"), " --out " + folder.path("small")}) {
+    const Outcome small = folder.finetune("--read-memory 1000" + mode);
+    CAPTURE(small.err, small.out);
+    CHECK(small.code == 4);
+    CHECK(contains(small.err + small.out, "--read-memory"));
+    CHECK_FALSE(fs::exists(folder.path("small")));
+  }
+  for (int i = 0; i < 4; ++i) {  // they open, then break off
+    const std::string path = folder.path(fmt::format("stripes{}.png", i));
+    fs::resize_file(path, fs::file_size(path) / 2);
+  }
+  const Outcome none = folder.finetune("--epochs 1 --out " + folder.path("run"));
+  CAPTURE(none.err);
+  CHECK(none.code == 3);
+  CHECK(contains(none.err, "none of the 4 training slides could be read"));
+  CHECK_FALSE(fs::exists(folder.path("run/model")));
+}
+
 TEST_CASE("a broken slide in a cohort of 50 costs only itself and is in the report", "[cpu]") {
   const Folder folder(50);
   std::string table = "path,label\n";
