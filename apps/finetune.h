@@ -28,7 +28,7 @@ struct FinetuneOptions {
   int64_t keep = 2, checkpoint_every = 0;  // steps; 0: at the end of each epoch alone
   int64_t stop_after = 0;                  // steps of this call; 0: to the end
   bool resume = false;
-  bool check = false;  // a dry run
+  bool check = false;                  // a dry run
   std::vector<std::string> arguments;  // as typed, for config.json
 };
 

@@ -248,7 +248,7 @@ int check_finetune(const FinetuneOptions& options) {
   if (!check.opened.sizes.empty()) {
     const auto ctx = make_context(options.run);
     try {
-      const std::string remark = check_memory(*ctx, options, check.opened.sizes);
+      const std::string remark = check_memory(*ctx, options, check.opened);
       if (!remark.empty()) check.remarks.push_back(remark);
     } catch (const OutOfMemoryError& error) {
       too_large = error.what();

@@ -50,6 +50,7 @@ OpenedSlides open_slides(const FinetuneOptions& options, const io::Cohort& cohor
     const io::SlideRow& row = rows[static_cast<size_t>(slide.slide)];
     if (slide.error.empty()) {
       opened.sizes.push_back({row.slide_id, slide.width, slide.height});
+      opened.read_bytes.push_back(slide.read_bytes);
       ++opened.formats[slide.format];
       if (slide.mpp == 0.0) ++opened.as_they_are;
       continue;
@@ -76,11 +77,38 @@ std::string unknown_resolution(const OpenedSlides& opened, const FinetuneOptions
       opened.as_they_are, opened.sizes.size(), options.load.mpp);
 }
 
-std::string check_memory(Context& ctx, const FinetuneOptions& options, const std::vector<SlideSize>& sizes) {
+namespace {
+
+// Reading ahead holds a slide at a time at least.
+void require_read_memory(const FinetuneOptions& options, const ModelConfig& config, const OpenedSlides& opened) {
+  io::LoaderOptions load = options.load;
+  load.region_size = config.region_size;
+  int64_t most = 0;
+  const SlideSize* largest = nullptr;
+  for (size_t i = 0; i < opened.sizes.size(); ++i) {
+    const SlideSize& size = opened.sizes[i];
+    const int64_t bytes =
+        io::loader_bytes(load, size.width + 1, size.height + 1, opened.read_bytes[i], options.augment);
+    if (bytes <= most) continue;
+    most = bytes;
+    largest = &size;
+  }
+  PM_CHECK(
+      most <= load.max_bytes, OutOfMemoryError,
+      "slide {}: reading its {} x {} pixels takes about {}, and --read-memory allows {}; --read-memory {}MB fits, or "
+      "a coarser --mpp",
+      largest->slide_id, largest->width, largest->height, byte_size(static_cast<double>(most)),
+      byte_size(static_cast<double>(load.max_bytes)), most / 1'000'000 + 1);
+}
+
+}  // namespace
+
+std::string check_memory(Context& ctx, const FinetuneOptions& options, const OpenedSlides& opened) {
   const ModelConfig config = is_published_name(options.init) ? published_config(options.init, 1)
                                                              : io::read_model_config(options.init + "/config.json");
+  require_read_memory(options, config, opened);
   try {
-    require_memory(ctx, config, activation_type(options.run, ctx.device()), sizes, options.load.mpp);
+    require_memory(ctx, config, activation_type(options.run, ctx.device()), opened.sizes, options.load.mpp);
   } catch (const OutOfMemoryError& error) {
     if (options.load.keep_background) throw;
     return fmt::format("this may not fit unless enough of it is background, which is left out: {}", error.what());

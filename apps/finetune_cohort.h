@@ -19,6 +19,7 @@ std::vector<io::Fold> training_folds(const FinetuneOptions& options, const io::C
 
 struct OpenedSlides {
   std::vector<SlideSize> sizes;            // of those that can be opened
+  std::vector<int64_t> read_bytes;         // of the same: pixels in memory while reading one
   std::map<std::string, int64_t> formats;  // how many of each
   int64_t as_they_are = 0;                 // pictures without a physical resolution: --mpp changes nothing
   std::set<int64_t> unusable;              // the others
@@ -31,9 +32,9 @@ OpenedSlides open_slides(const FinetuneOptions& options, const io::Cohort& cohor
 // A sentence about the pictures that are read as they are; empty when there is none.
 std::string unknown_resolution(const OpenedSlides& opened, const FinetuneOptions& options);
 
-// Whether the largest slide fits the device. Throws OutOfMemoryError; returns a remark where it depends on how much of the slide
+// Whether the largest slide fits the device, and the memory for reading. Throws OutOfMemoryError; returns a remark where it depends on how much of the slide
 // is background, else nothing.
-std::string check_memory(Context& ctx, const FinetuneOptions& options, const std::vector<SlideSize>& sizes);
+std::string check_memory(Context& ctx, const FinetuneOptions& options, const OpenedSlides& opened);
 
 // The label audit as the report shows it.
 io::CohortAudit audit_for_report(const FinetuneOptions& options, const io::Cohort& cohort,

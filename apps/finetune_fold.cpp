@@ -11,6 +11,7 @@
 #include "engine/core/check.h"
 #include "engine/optim/schedule.h"
 #include "io/checkpoint/model_folder.h"
+#include "io/checkpoint/preprocessing.h"
 #include "io/data/atomic_file.h"
 #include "io/data/file.h"
 
@@ -143,6 +144,7 @@ void FoldTrainer::save() {
   state_.metrics_bytes = metrics_->bytes();
   store_.save(state_.step, options_.keep, [&](const std::string& folder) {
     write_checkpoint(ctx_, folder, {model_, optimiser_, average_.get()}, state_, fingerprint(), environment_.files);
+    io::write_preprocessing(folder, {options_.load.mpp, options_.load.keep_background}, environment_.files);
   });
 }
 
@@ -226,6 +228,9 @@ bool FoldTrainer::train_epoch() {
     const bool due = options_.checkpoint_every > 0 && state_.step % options_.checkpoint_every == 0;
     if ((due || state_.position == slides) && state_.skipped_in_a_row < kSuspiciousInARow) save();
   }
+  PM_CHECK(state_.learnt > 0 || state_.skipped_in_a_row > 0, IoError,
+           "{}{}none of the {} training slides could be read: the messages above say why", settings_.label,
+           settings_.label.empty() ? "" : ": ", slides);
   return true;
 }
 
@@ -383,7 +388,9 @@ bool FoldTrainer::predict_slides(const std::vector<int64_t>& members, std::vecto
 void FoldTrainer::finish(const std::vector<SlidePrediction>& predictions) {
   {
     const WithAverage averaged(ctx_, average_.get());
-    io::write_model(settings_.folder + "/model", model_, environment_.files);
+    const std::string folder = settings_.folder + "/model";
+    io::write_model(folder, model_, environment_.files);
+    io::write_preprocessing(folder, {options_.load.mpp, options_.load.keep_background}, environment_.files);
   }
   Json summary = {{"epochs", state_.epoch},   {"step", state_.step},         {"update", state_.update},
                   {"loss", last_loss_},       {"skipped", state_.skipped},   {"unreadable", state_.unreadable},

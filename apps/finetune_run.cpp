@@ -28,7 +28,7 @@ OpenedSlides open_usable_slides(Context& ctx, const FinetuneOptions& options, co
            opened.problems[0].reason);
   if (const std::string remark = unknown_resolution(opened, options); !remark.empty())
     fmt::print(stderr, "note: {}\n", remark);
-  if (const std::string remark = check_memory(ctx, options, opened.sizes); !remark.empty())
+  if (const std::string remark = check_memory(ctx, options, opened); !remark.empty())
     fmt::print(stderr, "note: {}\n", remark);
   return opened;
 }

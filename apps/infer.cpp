@@ -10,37 +10,59 @@
 #include "apps/common.h"
 #include "apps/predict.h"
 #include "engine/core/check.h"
+#include "io/checkpoint/preprocessing.h"
 #include "io/data/atomic_file.h"
 #include "io/data/csv.h"
 #include "io/data/npy.h"
+#include "io/slide/windows.h"
+#include "layers/model/config.h"
 
 namespace pm::app {
 namespace {
 
 struct InferOptions {
   RunOptions run;
-  ReadOptions read;
+  std::optional<double> mpp, slide_mpp;  // mpp: the model's, or 4, where it is not given
+  bool keep_background = false, skip_background = false;
   std::string input, model = "6m", out;
   bool embedding = false;
+};
+
+// What the slides go through before the network.
+struct Reading {
+  ReadOptions read;
+  bool keep_background = true;
 };
 
 struct SlideResult {
   io::SlideRow row;
   io::SlideImage slide;  // its pixels are dropped once the prediction is there
   Prediction prediction;
+  int64_t windows = 0, skipped = 0;  // of the picture; without tissue, not shown to the network
+  bool no_tissue = false;
   double read_seconds = 0.0, compute_seconds = 0.0;
 };
 
-SlideResult infer_one(Context& ctx, const PixelMamba& model, const io::SlideRow& row, const ReadOptions& options) {
+SlideResult infer_one(Context& ctx, const PixelMamba& model, const io::SlideRow& row, const Reading& reading) {
   SlideResult result;
   result.row = row;
   const double start = now_seconds();
-  result.slide = read_slide_row(row, options);
+  result.slide = read_slide_row(row, reading.read);
+  const int64_t side = model.config().region_size;
+  const int64_t width = result.slide.image.width, height = result.slide.image.height;
+  result.windows = (width + side - 1) / side * ((height + side - 1) / side);
+  if (!reading.keep_background) {
+    io::TissueWindows tissue = io::leave_out_background(std::move(result.slide.image), result.slide.mpp, side,
+                                                        model.config().scan == ScanOrder::raster);
+    result.slide.image = std::move(tissue.image);
+    result.skipped = tissue.left_out;
+    result.no_tissue = tissue.no_tissue;
+  }
   const double read = now_seconds();
   result.prediction = predict(ctx, model, image_tensor(ctx, result.slide.image));
   result.read_seconds = read - start;
   result.compute_seconds = now_seconds() - read;
-  result.slide.image.rgb = {};
+  result.slide.image = {width, height, {}};
   return result;
 }
 
@@ -58,6 +80,8 @@ void print_json(const SlideResult& result, Head head, bool embedding) {
   line["regions_left"] = p.regions_left;
   line["mpp"] = result.slide.mpp > 0.0 ? nlohmann::ordered_json(result.slide.mpp) : nlohmann::ordered_json();
   line["mpp_source"] = result.slide.mpp_source;
+  line["windows"] = result.windows;
+  line["windows_skipped"] = result.skipped;
   line["bad_tiles"] = result.slide.bad_tiles;
   line["seconds"] = {{"read", result.read_seconds}, {"compute", result.compute_seconds}};
   // Names in a table may be in an older encoding; JSON is UTF-8.
@@ -73,18 +97,20 @@ void print_text(const SlideResult& result, Head head) {
                              : std::string(" as they are (no physical resolution)"),
              result.read_seconds);
   fmt::print("  regions     {}, {} left after fusion, {:.1f} s\n", p.regions, p.regions_left, result.compute_seconds);
+  if (result.skipped > 0)
+    fmt::print("  background  {} of {} windows without tissue skipped\n", result.skipped, result.windows);
   if (head == Head::classification) {
     const int64_t best = best_class(p);
     fmt::print("  prediction  class {} of {}, probability {:.4f}\n", best, p.probabilities.size(),
                p.probabilities[static_cast<size_t>(best)]);
   }
   if (head == Head::survival) fmt::print("  risk        {:.4f} (higher is worse)\n", p.risk);
-  fmt::print("  embedding   {} values, first {:.4f} {:.4f} {:.4f}\n", p.embedding.size(), p.embedding[0], p.embedding[1],
-             p.embedding[2]);
+  fmt::print("  embedding   {} values, first {:.4f} {:.4f} {:.4f}\n", p.embedding.size(), p.embedding[0],
+             p.embedding[1], p.embedding[2]);
 }
 
 std::string predictions_csv(const std::vector<SlideResult>& results, const ModelConfig& config) {
-  std::string text = "slide_id,case_id,path,width,height,mpp,mpp_source,regions,regions_left,bad_tiles";
+  std::string text = "slide_id,case_id,path,width,height,mpp,mpp_source,regions,regions_left,bad_tiles,windows_skipped";
   if (config.head == Head::classification) text += ",prediction";
   if (config.head == Head::survival) text += ",risk";
   const char* prefix = config.head == Head::survival ? "hazard" : "p";
@@ -92,10 +118,10 @@ std::string predictions_csv(const std::vector<SlideResult>& results, const Model
   text += "\n";
   for (const SlideResult& result : results) {
     const Prediction& p = result.prediction;
-    text += fmt::format("{},{},{},{},{},{},{},{},{},{}", io::csv_field(result.row.slide_id), io::csv_field(result.row.case_id),
-                        io::csv_field(result.row.path), result.slide.image.width, result.slide.image.height,
-                        result.slide.mpp > 0.0 ? fmt::format("{:g}", result.slide.mpp) : "", result.slide.mpp_source, p.regions,
-                        p.regions_left, result.slide.bad_tiles);
+    text += fmt::format("{},{},{},{},{},{},{},{},{},{},{}", io::csv_field(result.row.slide_id),
+                        io::csv_field(result.row.case_id), io::csv_field(result.row.path), result.slide.image.width,
+                        result.slide.image.height, result.slide.mpp > 0.0 ? fmt::format("{:g}", result.slide.mpp) : "",
+                        result.slide.mpp_source, p.regions, p.regions_left, result.slide.bad_tiles, result.skipped);
     if (config.head == Head::classification) text += fmt::format(",{}", best_class(p));
     if (config.head == Head::survival) text += fmt::format(",{:.9g}", p.risk);
     for (const double probability : p.probabilities) text += fmt::format(",{:.9g}", probability);
@@ -116,8 +142,8 @@ void write_results(const std::string& folder, const std::vector<SlideResult>& re
   io::write_npy(folder + "/embeddings.npy", embeddings, static_cast<int64_t>(results.size()), channels);
   io::write_file_atomically(folder + "/embeddings_ids.csv", ids);
   io::write_file_atomically(folder + "/predictions.csv", predictions_csv(results, config));
-  fmt::print(stderr, "wrote {0}/predictions.csv, {0}/embeddings.npy ({1} x {2}, float32) and {0}/embeddings_ids.csv\n", folder,
-             results.size(), channels);
+  fmt::print(stderr, "wrote {0}/predictions.csv, {0}/embeddings.npy ({1} x {2}, float32) and {0}/embeddings_ids.csv\n",
+             folder, results.size(), channels);
 }
 
 // Before any slide is read: nobody wants to learn at the end that the results have no place.
@@ -131,12 +157,36 @@ void check_can_hold_results(const std::string& folder) {
            existing.string(), std::strerror(errno));
 }
 
+// As the model was trained, unless an option says otherwise; what that comes to is said on stderr.
+Reading reading_for(const InferOptions& options) {
+  const std::optional<io::Preprocessing> trained =
+      is_published_name(options.model) ? std::nullopt : io::read_preprocessing(options.model);
+  Reading reading;
+  reading.read.slide_mpp = options.slide_mpp;
+  reading.read.mpp = options.mpp.value_or(trained ? trained->mpp : reading.read.mpp);
+  reading.keep_background =
+      options.keep_background || (!options.skip_background && (!trained || trained->keep_background));
+  if (!trained) {
+    if (!reading.keep_background) fmt::print(stderr, "windows without tissue are skipped\n");
+    return reading;
+  }
+  fmt::print(stderr, "slides at {:g} um per pixel, windows without tissue {}: {}\n", reading.read.mpp,
+             reading.keep_background ? "kept" : "skipped",
+             reading.read.mpp == trained->mpp && reading.keep_background == trained->keep_background
+                 ? "as the model was trained"
+                 : fmt::format("warning: the model was trained at {:g} um per pixel, with them {}", trained->mpp,
+                               trained->keep_background ? "kept" : "skipped"));
+  return reading;
+}
+
 int run_infer(const InferOptions& options) {
   if (!options.out.empty()) check_can_hold_results(options.out);
   const std::vector<io::SlideRow> rows = io::list_slides(options.input);
   const auto ctx = make_context(options.run);
   const PixelMamba model = load_model(*ctx, options.model, options.run);
+  const Reading reading = reading_for(options);
   const Head head = model.config().head;
+  int64_t windows = 0, skipped = 0;
   std::vector<SlideResult> results;
   std::string failures;
   bool out_of_memory = false;
@@ -144,7 +194,11 @@ int run_infer(const InferOptions& options) {
   if (rows.size() > 1) progress.emplace("slides", static_cast<int64_t>(rows.size()));
   for (size_t i = 0; i < rows.size(); ++i) {
     try {
-      results.push_back(infer_one(*ctx, model, rows[i], options.read));
+      results.push_back(infer_one(*ctx, model, rows[i], reading));
+      windows += results.back().windows;
+      skipped += results.back().skipped;
+      if (results.back().no_tissue)
+        fmt::print(stderr, "note: {}: no tissue by its colours, all windows are kept\n", rows[i].path);
       if (options.run.json) {
         print_json(results.back(), head, options.embedding);
       } else {
@@ -166,6 +220,9 @@ int run_infer(const InferOptions& options) {
     if (progress) progress->update(static_cast<int64_t>(i + 1), rows[i].slide_id);
   }
   progress.reset();
+  if (skipped > 0)
+    fmt::print(stderr, "{} of {} windows have no tissue and were skipped (--keep-background keeps them)\n", skipped,
+               windows);
   if (results.empty() && out_of_memory) throw OutOfMemoryError(fmt::format("no slide gave a prediction:{}", failures));
   PM_CHECK(!results.empty(), IoError, "no slide gave a prediction:{}", failures);
   if (!options.out.empty()) write_results(options.out, results, model.config());
@@ -180,21 +237,28 @@ int run_infer(const InferOptions& options) {
 
 void add_infer(CLI::App& app, Command& command) {
   auto options = std::make_shared<InferOptions>();
-  CLI::App* verb = app.add_subcommand("infer", "Predict: slide or image (or a folder, or a CSV table with a column path) in, "
-                                               "prediction and embedding out");
-  verb->add_option("INPUT", options->input, "slide, image, folder of them, or CSV table with a column path (and mpp)")->required();
+  CLI::App* verb = app.add_subcommand("infer",
+                                      "Predict: slide or image (or a folder, or a CSV table with a column path) in, "
+                                      "prediction and embedding out");
+  verb->add_option("INPUT", options->input, "slide, image, folder of them, or CSV table with a column path (and mpp)")
+      ->required();
   verb->add_option("--model", options->model, "model folder, or 6m / 21m for random weights from --seed")
       ->capture_default_str()
       ->type_name("MODEL");
-  verb->add_option("--out", options->out, "folder for predictions.csv, embeddings.npy and embeddings_ids.csv")->type_name("DIR");
-  verb->add_option("--mpp", options->read.mpp, "micrometres per pixel the network sees (4 is about 2.5x)")
-      ->capture_default_str()
+  verb->add_option("--out", options->out, "folder for predictions.csv, embeddings.npy and embeddings_ids.csv")
+      ->type_name("DIR");
+  verb->add_option(
+          "--mpp", options->mpp,
+          "micrometres per pixel the network sees (4 is about 2.5x); default: as the model was trained, else 4")
       ->check(positive_number())
       ->type_name("UM");
-  verb->add_option("--slide-mpp", options->read.slide_mpp,
+  verb->add_option("--slide-mpp", options->slide_mpp,
                    "micrometres per pixel of the full-size slide, for files that do not say it (0.25 is about 40x)")
       ->check(positive_number())
       ->type_name("UM");
+  CLI::Option* keep = verb->add_flag("--keep-background", options->keep_background,
+                                     "show the network windows without tissue too; default: as the model was trained");
+  verb->add_flag("--skip-background", options->skip_background, "skip windows without tissue")->excludes(keep);
   verb->add_flag("--embedding", options->embedding, "with --json: the embedding too");
   add_run_options(*verb, options->run);
   verb->callback([options, &command] { command.exit_code = run_infer(*options); });

@@ -64,21 +64,19 @@ void warn_about_set(const Cohort& cohort, const std::string& fold, const char* s
   if (cohort.outcome == Outcome::classes) {
     for (size_t i = 0; i < audit.class_cases.size(); ++i) {
       if (audit.class_cases[i] > 0) continue;
-      warnings.push_back(
-          fmt::format("{}the {} set has no case of class {}", place, set, cohort.table.class_names[i]));
+      warnings.push_back(fmt::format("{}the {} set has no case of class {}", place, set, cohort.table.class_names[i]));
     }
   }
   if (cohort.outcome != Outcome::survival) return;
   if (audit.events == 0) {
-    warnings.push_back(fmt::format("{}the {} set has no event{}", place, set,
-                                   training ? "" : ": its concordance rests on nothing"));
+    warnings.push_back(
+        fmt::format("{}the {} set has no event{}", place, set, training ? "" : ": its concordance rests on nothing"));
     return;
   }
   for (size_t i = 0; training && i < audit.bin_events.size(); ++i) {
     if (audit.bin_events[i] > 0) continue;
-    warnings.push_back(
-        fmt::format("{}time bin {} of {} has no event in the {} set: too few different times of events", place,
-                    i + 1, audit.bin_events.size(), set));
+    warnings.push_back(fmt::format("{}time bin {} of {} has no event in the {} set: too few different times of events",
+                                   place, i + 1, audit.bin_events.size(), set));
   }
 }
 

@@ -97,6 +97,7 @@ struct SlideCheck {
   std::string format;
   double mpp = 0.0;                  // of level 0; 0: unknown, the picture is read as it is
   int64_t width = 0, height = 0;     // of the picture that training would see
+  int64_t read_bytes = 0;            // pixels in memory while reading it (SlidePlan)
   int64_t tiles = 0, bad_tiles = 0;  // with decode
 };
 

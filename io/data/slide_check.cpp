@@ -27,6 +27,7 @@ SlideCheck check_slide(const SlideRow& row, int64_t index, const SlideCheckOptio
     check.mpp = plan.slide_mpp;
     check.width = plan.width;
     check.height = plan.height;
+    check.read_bytes = plan.read_bytes;
     if (!options.decode) return check;
     const SlideImage read = read_slide(row.path, slide);
     check.width = read.image.width;

@@ -247,18 +247,12 @@ class SlideLoader::Pool {
     return slide;
   }
 
-  // The most pixels that reading, then moving, then packing hold at once.
   int64_t bytes_needed(const SlideRow& row, bool augment) const {
     const SlideOptions slide = slide_options(row);
     const auto cached = cache_ ? cache_->size(SlideCache::key(row.path, slide)) : std::nullopt;
-    const SlidePlan plan = cached ? SlidePlan{} : plan_slide(row.path, slide);
-    const int64_t width = cached ? cached->width : plan.width + 1, height = cached ? cached->height : plan.height + 1;
-    const int64_t side = options_.region_size, shift = augment && options_.augment.shift ? side : 0;
-    const int64_t base = picture_bytes(width, height),
-                  moved = augment ? picture_bytes(width + shift, height + shift) : base;
-    const bool packs = !options_.keep_background || (augment && side > 0 && options_.augment.drop_background > 0.0);
-    const int64_t packed = packs ? picture_bytes(width + shift + side, height + shift + side) : 0;
-    return std::max({plan.read_bytes, augment ? base + moved : base, moved + packed});
+    if (cached) return loader_bytes(options_, cached->width, cached->height, 0, augment);
+    const SlidePlan plan = plan_slide(row.path, slide);
+    return loader_bytes(options_, plan.width + 1, plan.height + 1, plan.read_bytes, augment);
   }
 
   SlideImage read(const SlideRow& row, Slot& slot) {
@@ -348,6 +342,15 @@ void SlideLoader::clear() { pool_->clear(); }
 void SlideLoader::stop() { pool_->stop(); }
 LoaderPosition SlideLoader::position() const { return pool_->position(); }
 LoaderStats SlideLoader::stats() const { return pool_->stats(); }
+
+int64_t loader_bytes(const LoaderOptions& options, int64_t width, int64_t height, int64_t read_bytes, bool augment) {
+  const int64_t side = options.region_size, shift = augment && options.augment.shift ? side : 0;
+  const int64_t base = picture_bytes(width, height),
+                moved = augment ? picture_bytes(width + shift, height + shift) : base;
+  const bool packs = !options.keep_background || (augment && side > 0 && options.augment.drop_background > 0.0);
+  const int64_t packed = packs ? picture_bytes(width + shift + side, height + shift + side) : 0;
+  return std::max({read_bytes, augment ? base + moved : base, moved + packed});
+}
 
 std::vector<int64_t> shuffled(std::vector<int64_t> members, uint64_t seed, int64_t epoch) {
   for (size_t i = members.size(); i > 1; --i) {

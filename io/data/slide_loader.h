@@ -110,6 +110,10 @@ class SlideLoader {
   std::unique_ptr<Pool> pool_;
 };
 
+// The most pixels, in bytes, that a slide of this size holds at once on its way: reading (`read_bytes` of its plan), then moving,
+// then packing.
+int64_t loader_bytes(const LoaderOptions& options, int64_t width, int64_t height, int64_t read_bytes, bool augment);
+
 // A permutation of `members` that depends on seed and epoch alone (Fisher-Yates).
 std::vector<int64_t> shuffled(std::vector<int64_t> members, uint64_t seed, int64_t epoch);
 

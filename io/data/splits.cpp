@@ -101,8 +101,8 @@ class SplitFile {
     const auto found = known.find(id);
     if (found == known.end()) {
       if (skipped_.contains(id)) return {};
-      PM_CHECK(skip_unknown_, IoError, "{}: there is no {} {} in {} (--skip-missing passes over such ids)", place(entry), by_case ? "case" : "slide", id,
-               cohort_.table.file);
+      PM_CHECK(skip_unknown_, IoError, "{}: there is no {} {} in {} (--skip-missing passes over such ids)",
+               place(entry), by_case ? "case" : "slide", id, cohort_.table.file);
       ++unknown;
       return {};
     }

@@ -128,4 +128,18 @@ Image pack_windows(Image image, const PictureGrid& grid, const std::vector<uint8
   return packed;
 }
 
+TissueWindows leave_out_background(Image image, double mpp, int64_t region_size, bool raster,
+                                   const TissueOptions& options) {
+  TissueWindows result;
+  const WindowChoice choice = find_background(image, tissue_mask(image, mpp, options), region_size);
+  result.windows = choice.grid.count();
+  result.left_out = choice.background_count;
+  result.no_tissue = choice.no_tissue;
+  std::vector<uint8_t> keep;
+  for (const uint8_t background : choice.background) keep.push_back(background ? 0 : 1);
+  result.image =
+      result.left_out > 0 ? pack_windows(std::move(image), choice.grid, keep, raster, &result.kept) : std::move(image);
+  return result;
+}
+
 }  // namespace pm::io

@@ -53,4 +53,14 @@ WindowChoice find_background(const Image& image, const TissueMask& mask, int64_t
 Image pack_windows(Image image, const PictureGrid& grid, const std::vector<uint8_t>& keep, bool raster = false,
                    std::vector<int64_t>* order = nullptr);
 
+// A picture without its pure background windows, packed.
+struct TissueWindows {
+  Image image;
+  int64_t windows = 0, left_out = 0;
+  bool no_tissue = false;     // by the mask the whole picture is background: nothing was left out
+  std::vector<int64_t> kept;  // with left_out: row * cols + col of each window of `image`, in the order of the network
+};
+TissueWindows leave_out_background(Image image, double mpp, int64_t region_size, bool raster,
+                                   const TissueOptions& options = {});
+
 }  // namespace pm::io

@@ -3,9 +3,11 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "apps/finetune_cohort.h"
 #include "apps/finetune_report.h"
+#include "io/data/csv.h"
 #include "io/slide/image.h"
 #include "tests/apps/run_program.h"
 #include "tests/apps/small_runs.h"
@@ -167,6 +169,27 @@ TEST_CASE("bad tables and splits are refused by the run and by the dry run, befo
   }
 }
 
+TEST_CASE("a run in which no slide can be read, or too little memory to read one, is no success", "[cpu]") {
+  const Folder folder(4);
+  write_text(folder.path("table.csv"), "path,label\nstripes0.png,0\nstripes1.png,1\nstripes2.png,0\nstripes3.png,1\n");
+  for (const std::string& mode : {std::string(" --check"), " --out " + folder.path("small")}) {
+    const Outcome small = folder.finetune("--read-memory 1000" + mode);
+    CAPTURE(small.err, small.out);
+    CHECK(small.code == 4);
+    CHECK(contains(small.err + small.out, "--read-memory"));
+    CHECK_FALSE(fs::exists(folder.path("small")));
+  }
+  for (int i = 0; i < 4; ++i) {  // they open, then break off
+    const std::string path = folder.path(fmt::format("stripes{}.png", i));
+    fs::resize_file(path, fs::file_size(path) / 2);
+  }
+  const Outcome none = folder.finetune("--epochs 1 --out " + folder.path("run"));
+  CAPTURE(none.err);
+  CHECK(none.code == 3);
+  CHECK(contains(none.err, "none of the 4 training slides could be read"));
+  CHECK_FALSE(fs::exists(folder.path("run/model")));
+}
+
 TEST_CASE("a broken slide in a cohort of 50 costs only itself and is in the report", "[cpu]") {
   const Folder folder(50);
   std::string table = "path,label\n";
@@ -230,6 +253,64 @@ TEST_CASE("the worst slides are in the report with pictures of bounded size", "[
   CHECK(pictures(without) <= 1);  // stripes0 is there still
   CHECK(contains(without, "no picture"));
   CHECK(contains(without, "true: severe"));
+}
+
+TEST_CASE("infer treats slides as the model's training did, unless it is told otherwise", "[cpu]") {
+  const Folder folder(0);
+  std::string table = "case_id,path,label\n";
+  for (int i = 0; i < 6; ++i) {  // a stained square on glass
+    io::Image image{320, 256, std::vector<uint8_t>(320 * 256 * 3, 245)};
+    for (int64_t y = 40; y < 200; ++y) {
+      for (int64_t x = 10 + 20 * i; x < 170 + 20 * i; ++x) {
+        uint8_t* pixel = image.rgb.data() + (y * 320 + x) * 3;
+        pixel[0] = static_cast<uint8_t>(180 + x * y % 40);
+        pixel[1] = static_cast<uint8_t>(90 + 10 * i);
+        pixel[2] = 160;
+      }
+    }
+    io::write_png(folder.path(fmt::format("s{}.png", i)), image);
+    table += fmt::format("c{0},s{0}.png,{1}\n", i, i % 2);
+  }
+  write_text(folder.path("table.csv"), table);
+  const std::string run = folder.path("run"), model = run + "/fold-0/model";
+  REQUIRE(folder.finetune("--folds 2 --epochs 1 --slide-mpp 1 --mpp 2 --out " + run).code == 0);
+  REQUIRE(fs::exists(run + "/fold-0/checkpoints/last/preprocessing.json"));
+  const auto infer = [&](const std::string& arguments) {
+    return run_program(
+        fmt::format("infer {} --device cpu --json --slide-mpp 1 {}", folder.path("table.csv"), arguments));
+  };
+  const Outcome same = infer("--model " + model);
+  CAPTURE(same.err);
+  REQUIRE(same.code == 0);
+  CHECK(contains(same.err, "slides at 2 um per pixel, windows without tissue skipped: as the model was trained"));
+  CHECK(contains(same.err, "windows have no tissue and were skipped"));
+  // The held-out slides of the fold have the probabilities that the run wrote down.
+  std::map<std::string, double> probability;
+  for (const Json& line : json_lines(same.out)) {
+    CHECK(line["mpp"] == 2.0);
+    CHECK(line["windows"] == 80);
+    CHECK(line["windows_skipped"] > 0);
+    CHECK(line["regions"].get<int64_t>() == 80 - line["windows_skipped"].get<int64_t>());
+    probability[line["slide_id"]] = line["probabilities"][0];
+  }
+  const io::CsvTable held_out = io::read_csv(run + "/fold-0/slide_predictions.csv");
+  REQUIRE(held_out.row_count() == 3);
+  for (int64_t i = 0; i < 3; ++i) {
+    CHECK(std::stod(held_out.at(i, "p_0")) == Approx(probability.at(held_out.at(i, "slide_id"))).epsilon(1e-6));
+  }
+  const Outcome other = infer("--mpp 4 --keep-background --model " + model);
+  CHECK(contains(other.err, "warning: the model was trained at 2 um per pixel, with them skipped"));
+  CHECK(json_lines(other.out)[0]["windows_skipped"] == 0);
+  CHECK(json_lines(other.out)[0]["mpp"] == 4.0);
+  // Without a record of the training all windows are shown, at 4 um per pixel.
+  const Outcome plain = infer("--model " + folder.path("init"));
+  CHECK(json_lines(plain.out)[0]["windows_skipped"] == 0);
+  CHECK(json_lines(plain.out)[0]["mpp"] == 4.0);
+  CHECK(json_lines(infer("--skip-background --model " + folder.path("init")).out)[0]["windows_skipped"] > 0);
+  write_text(model + "/preprocessing.json", R"({"mpp": 2.0, "colour": "h&e"})");
+  const Outcome unknown = infer("--model " + model);
+  CHECK(unknown.code == 3);
+  CHECK(contains(unknown.err, "preprocessing.json: colour: unknown key"));
 }
 
 }  // namespace pm::test
