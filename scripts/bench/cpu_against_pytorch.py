@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times the 6m network on one 224 x 224 image on the CPU: pixel-mamba beside PyTorch, same weights, same threads.
 
-usage: scripts/bench/cpu_against_pytorch.py [--program FILE] [--threads N] [--rounds N] [--scans compiled,reference]
+usage: scripts/bench/cpu_against_pytorch.py [--program FILE] [--threads N] [--rounds N] [--scans compiled,reference] [--modes infer,train]
 
 PyTorch runs the same network twice over: with a scan compiled from sequential_scan.cpp (one walk over time per channel, OpenMP
 over channels, -O3 -march=native -ffast-math), and with the reference scan, a Python loop over time around tensor operations.
@@ -232,6 +232,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scans", default="compiled,reference", help="which scans PyTorch runs")
+    parser.add_argument("--modes", default="infer,train", help="training through the reference scan takes over half a minute")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     torch.set_num_threads(arguments.threads)
@@ -244,7 +245,7 @@ def main():
         steps = {kind: steps_of(parameters, image, scans[kind]) for kind in kinds}
         times = {}
         for _ in range(arguments.rounds):
-            for mode in ("infer", "train"):
+            for mode in arguments.modes.split(","):
                 times.setdefault(("pixel-mamba", mode), []).append(ours_ms(arguments.program, mode))
                 for kind in kinds:
                     measured = torch_ms(steps[kind][mode], 3 if kind == "compiled" else 1)
