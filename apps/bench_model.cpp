@@ -10,7 +10,7 @@ namespace pm::app {
 namespace {
 
 ModelConfig config_of(const BenchOptions& options) {
-  ModelConfig config = published_config(options.model, 1000);
+  ModelConfig config = named_config(options.model, 1000);
   if (options.region_size > 0) config.region_size = options.region_size;
   config.validate();
   return config;

@@ -89,10 +89,10 @@ DType activation_type(const RunOptions& options, Device device) {
 
 PixelMamba load_model(Context& ctx, const std::string& model, const RunOptions& options) {
   const DType activation = activation_type(options, ctx.device());
-  if (!is_published_name(model)) return io::read_model(ctx, model, activation);
+  if (!is_model_name(model)) return io::read_model(ctx, model, activation);
   fmt::print(stderr, "model: {} with random weights from seed {}; its predictions mean nothing until it is trained\n",
              model, options.seed);
-  return PixelMamba(ctx, published_config(model, 1000), activation, options.seed);
+  return PixelMamba(ctx, named_config(model, 1000), activation, options.seed);
 }
 
 CLI::Validator whole_number() {

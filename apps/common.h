@@ -35,7 +35,7 @@ std::unique_ptr<Context> make_context(const RunOptions& options);
 // Element type of the activations for --precision on this device. Throws UsageError for a pair that does not exist.
 DType activation_type(const RunOptions& options, Device device);
 
-// A model folder, or 6m / 21m with random weights from --seed (said on stderr).
+// A model folder, or 6m / 21m / nano with random weights from --seed (said on stderr).
 PixelMamba load_model(Context& ctx, const std::string& model, const RunOptions& options);
 
 // One line on stderr that redraws itself on a terminal; elsewhere a line at most every ten seconds, and the last.

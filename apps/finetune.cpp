@@ -60,7 +60,7 @@ void add_finetune(CLI::App& app, Command& command) {
       "--check", options->check,
       "a dry run: reads table and splits, opens every slide, prints what each fold would learn from, and whether a "
       "run would start; writes nothing");
-  verb->add_option("--init", options->init, "model folder to start from, or 6m / 21m for random weights")
+  verb->add_option("--init", options->init, "model folder to start from, or 6m / 21m / nano for random weights")
       ->capture_default_str()
       ->type_name("MODEL");
   verb->add_option("--task", options->task, "classification or survival; auto: by the table's columns")

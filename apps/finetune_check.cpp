@@ -23,7 +23,6 @@ struct Check {
   std::vector<std::string> remarks;
 
   bool survival() const { return cohort.outcome == io::Outcome::survival; }
-  bool divided() const { return folds.size() > 1 || !folds[0].name.empty(); }
 };
 
 // Slides that are not there: a run refuses their table.
@@ -42,7 +41,7 @@ void look_for_missing(const FinetuneOptions& options, Check& check) {
         "the table names no files: --slides DIR says where they are (found by slide id, or by case id)");
   } else if (nameless > 0) {
     check.refused.push_back(
-        fmt::format("{} slides are not in {}; --skip-missing leaves them out", nameless, options.columns.slides));
+        fmt::format("slides that are not in {}: {}; --skip-missing leaves them out", options.columns.slides, nameless));
   }
 }
 
@@ -57,7 +56,8 @@ void look_at_slides(const FinetuneOptions& options, Check& check) {
   const auto missing = std::count_if(check.cohort.slides().begin(), check.cohort.slides().end(),
                                      [](const io::SlideRow& row) { return !std::filesystem::exists(row.path); });
   if (missing > 0) {
-    check.refused.push_back(fmt::format("{} of the files are not there; --skip-missing leaves them out", missing));
+    check.refused.push_back(
+        fmt::format("files that are not there: {}; --skip-missing leaves their slides out", missing));
   } else if (check.opened.sizes.empty()) {
     check.refused.push_back("no slide can be opened");
   }
@@ -108,8 +108,7 @@ void print_sets(const Check& check) {
   if (check.survival()) fmt::print("  {:>6}", "events");
   for (const std::string& name : names) fmt::print("  {:>{}}", name, wide);
   fmt::print("{}\n", check.survival() ? "   cases (events)" : "   cases");
-  const auto print = [&](const std::string& name, const io::SetAudit& set) {
-    if (set.slides == 0) return;
+  for_sets(check.audit, has_folds(check.folds), [&](const std::string& name, const io::SetAudit& set) {
     fmt::print("{:<{}}  {:>6}  {:>6}", name, first, set.cases, set.slides);
     if (check.survival()) fmt::print("  {:>6}", set.events);
     for (size_t i = 0; i < names.size(); ++i) {
@@ -118,13 +117,8 @@ void print_sets(const Check& check) {
         fmt::print("  {:>{}}", fmt::format("{} ({})", set.bin_cases[i], set.bin_events[i]), wide);
     }
     fmt::print("\n");
-  };
-  print("whole cohort", check.audit.all);
+  });
   for (const io::FoldAudit& fold : check.audit.folds) {
-    if (!check.divided()) break;  // it trains on all
-    print(fmt::format("fold {}, training", fold.name), fold.train);
-    print(fmt::format("fold {}, validation", fold.name), fold.val);
-    print(fmt::format("fold {}, test", fold.name), fold.test);
     if (fold.unused_cases > 0)
       fmt::print("{:<{}}  {:>6}\n", fmt::format("fold {}, unused", fold.name), first, fold.unused_cases);
   }

@@ -104,8 +104,8 @@ void require_read_memory(const FinetuneOptions& options, const ModelConfig& conf
 }  // namespace
 
 std::string check_memory(Context& ctx, const FinetuneOptions& options, const OpenedSlides& opened) {
-  const ModelConfig config = is_published_name(options.init) ? published_config(options.init, 1)
-                                                             : io::read_model_config(options.init + "/config.json");
+  const ModelConfig config = is_model_name(options.init) ? named_config(options.init, 1)
+                                                         : io::read_model_config(options.init + "/config.json");
   require_read_memory(options, config, opened);
   try {
     require_memory(ctx, config, activation_type(options.run, ctx.device()), opened.sizes, options.load.mpp);
@@ -145,19 +145,11 @@ io::CohortAudit audit_for_report(const FinetuneOptions& options, const io::Cohor
   if (!survival) shown.count_names = cohort.table.class_names;
   for (int64_t i = 0; survival && i < kSurvivalBins; ++i)
     shown.count_names.push_back(fmt::format("time bin {}", i + 1));
-  const auto add = [&](const std::string& name, const io::SetAudit& set) {
-    if (set.slides == 0) return;
+  for_sets(audit, has_folds(folds), [&](const std::string& name, const io::SetAudit& set) {
     io::AuditRow row{name, set.cases, set.slides, {}, survival ? set.bin_cases : set.class_cases};
     if (survival) row.events = set.events;
     shown.rows.push_back(std::move(row));
-  };
-  add("whole cohort", audit.all);
-  for (const io::FoldAudit& fold : audit.folds) {
-    if (folds.size() == 1 && fold.name.empty()) break;  // it trains on all
-    add(fmt::format("fold {}, training", fold.name), fold.train);
-    add(fmt::format("fold {}, validation", fold.name), fold.val);
-    add(fmt::format("fold {}, test", fold.name), fold.test);
-  }
+  });
   for (const io::FoldAudit& fold : audit.folds) {
     if (fold.cuts.empty()) continue;
     shown.remarks.push_back(fmt::format("{}time bins are cut at {:.4g} months, from the events of the training set.",

@@ -38,23 +38,31 @@ std::vector<Judge> judges(bool survival) {
   return {{"macro_f1", "macro F1", {}}, {"balanced_accuracy", "balanced accuracy", {}}, {"auc", "AUC", 0.5}};
 }
 
+// fn(line) for every whole line of a fold's metrics.jsonl.
+template <typename Fn>
+void for_metrics(const FoldSource& fold, Fn&& fn) {
+  std::istringstream lines(io::read_file(fold.folder + "/metrics.jsonl"));
+  for (std::string text; std::getline(lines, text);) {
+    const Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+    if (line.is_object()) fn(line);
+  }
+}
+
 // One point per epoch from the lines of metrics.jsonl.
 io::FoldCurves curves_of(const FoldSource& fold, const std::string& judge) {
   io::FoldCurves curves;
   curves.fold = fold.name;
-  std::istringstream lines(io::read_file(fold.folder + "/metrics.jsonl"));
-  for (std::string text; std::getline(lines, text);) {
-    const Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-    if (!line.is_object() || line.contains("event")) continue;
+  for_metrics(fold, [&](const Json& line) {
+    if (line.contains("event")) return;
     const auto epoch = number_of(line, "epoch"), loss = number_of(line, "loss"), lr = number_of(line, "lr");
-    if (!epoch) continue;
+    if (!epoch) return;
     if (loss) curves.train_loss.push_back({*epoch, *loss});
     if (lr) curves.learning_rate.push_back({*epoch, *lr});
-    if (!line.contains("validation")) continue;
+    if (!line.contains("validation")) return;
     const Json& validation = line["validation"];
     if (const auto value = number_of(validation, "loss")) curves.validation_loss.push_back({*epoch, *value});
     if (const auto value = number_of(validation, judge)) curves.validation_metric.push_back({*epoch, *value});
-  }
+  });
   return curves;
 }
 
@@ -62,15 +70,13 @@ io::FoldCurves curves_of(const FoldSource& fold, const std::string& judge) {
 void add_unreadable(io::RunReport& report, const ReportSource& source) {
   std::set<std::string> listed;
   for (const FoldSource& fold : source.folds) {
-    std::istringstream lines(io::read_file(fold.folder + "/metrics.jsonl"));
-    for (std::string text; std::getline(lines, text);) {
-      const Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-      const std::string event = line.is_object() ? line.value("event", "") : "";
-      if (event != "unreadable" && event != "bad tiles") continue;
+    for_metrics(fold, [&](const Json& line) {
+      const std::string event = line.value("event", "");
+      if (event != "unreadable" && event != "bad tiles") return;
       const std::string id = line.value("slide_id", "");
       if (listed.insert(id).second)
         report.slide_problems.push_back({id, line.value("path", ""), event == "unreadable", line.value("reason", "")});
-    }
+    });
   }
 }
 

@@ -90,7 +90,7 @@ struct FoldPlace {
 };
 
 FoldPlace place_of(const RunFolder& folder, const std::vector<io::Fold>& folds, size_t index) {
-  if (folds.size() == 1 && folds[0].name.empty()) return {"", folder.path()};
+  if (!has_folds(folds)) return {"", folder.path()};
   return {"fold " + folds[index].name, folder.sub_folder("fold-" + folds[index].name)};
 }
 
@@ -222,7 +222,7 @@ int run_finetune(const FinetuneOptions& options, const FinetuneEnvironment& envi
   const OpenedSlides opened = open_usable_slides(*ctx, options, cohort);
   const RunFolder folder(options.out, about_run(options, *ctx), training_settings(options), options.resume,
                          environment.files);
-  const bool divided = folds.size() > 1 || !folds[0].name.empty();
+  const bool divided = has_folds(folds);
   for (size_t i = 0; divided && i < folds.size(); ++i) {
     const FoldPlace place = place_of(folder, folds, i);
     fmt::print(stderr, "{}: {} training, {} held out slides, {}\n", place.label, folds[i].train.size(),

@@ -64,9 +64,9 @@ double host_value(const Tensor& tensor) {
 
 PixelMamba make_model(Context& ctx, const FinetuneOptions& options, const Task& task) {
   const DType activation = activation_type(options.run, ctx.device());
-  const bool random = is_published_name(options.init);
+  const bool random = is_model_name(options.init);
   ModelConfig config =
-      random ? published_config(options.init, task.outputs) : io::read_model_config(options.init + "/config.json");
+      random ? named_config(options.init, task.outputs) : io::read_model_config(options.init + "/config.json");
   const bool same_head = config.head == task.head && config.num_classes == task.outputs;
   config.head = task.head;
   config.num_classes = task.outputs;

@@ -160,7 +160,7 @@ void check_can_hold_results(const std::string& folder) {
 // As the model was trained, unless an option says otherwise; what that comes to is said on stderr.
 Reading reading_for(const InferOptions& options) {
   const std::optional<io::Preprocessing> trained =
-      is_published_name(options.model) ? std::nullopt : io::read_preprocessing(options.model);
+      is_model_name(options.model) ? std::nullopt : io::read_preprocessing(options.model);
   Reading reading;
   reading.read.slide_mpp = options.slide_mpp;
   reading.read.mpp = options.mpp.value_or(trained ? trained->mpp : reading.read.mpp);
@@ -242,7 +242,7 @@ void add_infer(CLI::App& app, Command& command) {
                                       "prediction and embedding out");
   verb->add_option("INPUT", options->input, "slide, image, folder of them, or CSV table with a column path (and mpp)")
       ->required();
-  verb->add_option("--model", options->model, "model folder, or 6m / 21m for random weights from --seed")
+  verb->add_option("--model", options->model, "model folder, or 6m / 21m / nano for random weights from --seed")
       ->capture_default_str()
       ->type_name("MODEL");
   verb->add_option("--out", options->out, "folder for predictions.csv, embeddings.npy and embeddings_ids.csv")

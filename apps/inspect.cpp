@@ -122,7 +122,7 @@ int inspect_slide_file(const InspectOptions& options) {
 
 int run_inspect(const InspectOptions& options) {
   namespace fs = std::filesystem;
-  if (is_published_name(options.input)) return inspect_model(published_config(options.input, 1000), options);
+  if (is_model_name(options.input)) return inspect_model(named_config(options.input, 1000), options);
   PM_CHECK(fs::exists(options.input), IoError, "{}: there is no such file or folder, and no model of that name (6m, 21m, nano)",
            options.input);
   if (fs::is_directory(options.input)) {

@@ -54,9 +54,11 @@ int run_synth(const SynthRun& run) {
   const io::SynthOptions& o = run.cohort;
   const int64_t slides = o.cases * o.slides_per_case;
   std::vector<io::SynthCase> cases;
-  {
+  try {
     Progress progress("slides", slides);
     cases = io::write_cohort(run.folder, o, [&](int64_t done) { progress.update(done, ""); });
+  } catch (const ConfigError& error) {
+    throw UsageError(error.what());
   }
   std::vector<int64_t> stages(4);
   for (const io::SynthCase& drawn : cases) ++stages[static_cast<size_t>(drawn.stage)];

@@ -13,7 +13,7 @@ void TrainCurves::guarded(Work&& work) {
   try {
     work();
   } catch (const IoError& error) {
-    note_(fmt::format("warning: no more curves for TensorBoard in this session: {}", error.what()));
+    note_(fmt::format("warning: no more curves for TensorBoard from here on: {}", error.what()));
     file_.reset();
   }
 }

@@ -1,4 +1,4 @@
-// The curves of a training as TensorBoard reads them: one event file per session, in the folder of metrics.jsonl.
+// The curves of a training as TensorBoard reads them: one event file per start of the program, in the folder of metrics.jsonl.
 #pragma once
 #include <functional>
 #include <memory>
@@ -13,12 +13,12 @@ namespace pm::app {
 // Curves are not worth a run: what goes wrong with the file is said once, through `note`, and the training goes on without it.
 //
 // Points of the update train/update_loss (mean over its slides), train/lr, train/grad_norm; of the epoch train/loss,
-// train/accuracy, train/seconds, train/skipped and validation/*. The step is the number of slides. What a session logged after
-// the checkpoint that the next one starts from is void there; a checkpoint at the end of an epoch comes before the points
-// of that epoch, so that the next session repeats these and the update of that step.
+// train/accuracy, train/seconds, train/skipped and validation/*. The step is the number of slides. What was logged after
+// the checkpoint that a run resumes from is void there; a checkpoint at the end of an epoch comes before the points of that
+// epoch, so that resuming repeats these and the update of that step.
 class TrainCurves {
  public:
-  // `state`: where the session begins, `slides`: of an epoch.
+  // `state`: where the training goes on, `slides`: of an epoch.
   TrainCurves(const std::string& folder, const TrainState& state, int64_t slides,
               std::function<void(const std::string&)> note);
   // After the weights were updated.

@@ -301,19 +301,15 @@ class SlideLoader::Pool {
     sample.windows = sample.grid.count();
     const double share = !options_.keep_background ? 1.0 : slot.augment ? options_.augment.drop_background : 0.0;
     if (share == 0.0) return;
-    const WindowChoice choice =
-        find_background(sample.image, tissue_mask(sample.image, sample.mpp, options_.tissue), side);
-    sample.background = choice.background_count;
-    sample.no_tissue = choice.no_tissue;
-    std::vector<uint8_t> keep(choice.background.size(), 1);
-    for (size_t i = 0; i < keep.size(); ++i) {
-      if (!choice.background[i]) continue;
-      keep[i] =
-          share < 1.0 && !draw_drop(share, options_.seed, slot.epoch, slot.slide, static_cast<int64_t>(i)) ? 1 : 0;
-      sample.left_out += keep[i] ? 0 : 1;
-    }
-    if (sample.left_out > 0)
-      sample.image = pack_windows(std::move(sample.image), choice.grid, keep, options_.raster, &sample.kept);
+    TissueWindows tissue = io::leave_out_background(
+        std::move(sample.image), sample.mpp, side, options_.raster, options_.tissue, [&](int64_t window) {
+          return share < 1.0 && !draw_drop(share, options_.seed, slot.epoch, slot.slide, window);
+        });
+    sample.image = std::move(tissue.image);
+    sample.background = tissue.background;
+    sample.left_out = tissue.left_out;
+    sample.no_tissue = tissue.no_tissue;
+    sample.kept = std::move(tissue.kept);
   }
 
   const std::vector<SlideRow> rows_;

@@ -40,9 +40,8 @@ struct TableOptions {
   // Rows without outcome or slide are refused unless this is set: then they are left out and listed. Missing values of a
   // stage column never count as a mistake: published tables have them.
   bool skip_missing = false;
-  bool keep_missing =
-      false;  // rows whose slide is not there stay all the same, for a check that lists them; their path may
-              // be empty
+  // Rows whose slide is not there stay all the same, for a check that lists them; their path may be empty.
+  bool keep_missing = false;
   bool find_slides = true;  // false: paths stay empty where the table has none, and no file has to be there
 };
 

@@ -109,7 +109,7 @@ uint32_t masked_crc32c(std::string_view bytes) {
 
 EventFile::EventFile(const std::string& folder, int64_t resume_step) {
   make_folder(folder);
-  // The names count seconds. A clock that was set back, or two sessions in a second, must not change the order.
+  // The names count seconds. A clock that was set back, or two starts in a second, must not change the order.
   const double now = seconds_now();
   auto number = static_cast<int64_t>(now);
   std::error_code failure;
@@ -124,10 +124,10 @@ EventFile::EventFile(const std::string& folder, int64_t resume_step) {
   append_bytes(version, 3, "brain.Event:2");
   append_record(buffer_, version);
   if (resume_step >= 0) {
-    std::string session;
-    append_int(session, 1, 1);  // SessionLog { status = START }: what former files hold from this step on is void
+    std::string mark;
+    append_int(mark, 1, 1);  // SessionLog { status = START }: what former files hold from this step on is void
     std::string start = event_head(now, resume_step + 1);
-    append_bytes(start, 7, session);
+    append_bytes(start, 7, mark);
     append_record(buffer_, start);
   }
   try {

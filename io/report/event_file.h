@@ -1,7 +1,7 @@
 // Scalars for TensorBoard: an event file (records of length, masked CRC-32C and a protobuf Event), written by hand.
 //
-// Each session of a run adds a file to the same folder, which is how TensorBoard joins a resumed run: no byte of a former
-// session is touched, so that a record cut off by a kill costs only itself.
+// Each start of a run adds a file to the same folder, which is how TensorBoard joins a resumed run: no former file is touched,
+// so that a record cut off by a kill costs only itself.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -12,7 +12,7 @@ namespace pm::io {
 class EventFile {
  public:
   // Creates `folder` where it is missing, and a new event file in it that TensorBoard reads after those that are there. With
-  // resume_step >= 0 TensorBoard drops what former sessions logged after that step: they are about to be repeated.
+  // resume_step >= 0 TensorBoard drops what former files hold after that step: they are about to be repeated.
   explicit EventFile(const std::string& folder, int64_t resume_step = -1);
   ~EventFile();
   EventFile(const EventFile&) = delete;

@@ -129,14 +129,18 @@ Image pack_windows(Image image, const PictureGrid& grid, const std::vector<uint8
 }
 
 TissueWindows leave_out_background(Image image, double mpp, int64_t region_size, bool raster,
-                                   const TissueOptions& options) {
+                                   const TissueOptions& options, const std::function<bool(int64_t)>& keep_window) {
   TissueWindows result;
   const WindowChoice choice = find_background(image, tissue_mask(image, mpp, options), region_size);
   result.windows = choice.grid.count();
-  result.left_out = choice.background_count;
+  result.background = choice.background_count;
   result.no_tissue = choice.no_tissue;
-  std::vector<uint8_t> keep;
-  for (const uint8_t background : choice.background) keep.push_back(background ? 0 : 1);
+  std::vector<uint8_t> keep(choice.background.size(), 1);
+  for (size_t i = 0; i < keep.size(); ++i) {
+    if (!choice.background[i] || (keep_window && keep_window(static_cast<int64_t>(i)))) continue;
+    keep[i] = 0;
+    ++result.left_out;
+  }
   result.image =
       result.left_out > 0 ? pack_windows(std::move(image), choice.grid, keep, raster, &result.kept) : std::move(image);
   return result;

@@ -11,6 +11,7 @@
 // fluorescence) keeps all its windows, and says so.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "io/slide/image.h"
@@ -56,11 +57,13 @@ Image pack_windows(Image image, const PictureGrid& grid, const std::vector<uint8
 // A picture without its pure background windows, packed.
 struct TissueWindows {
   Image image;
-  int64_t windows = 0, left_out = 0;
+  int64_t windows = 0, background = 0, left_out = 0;
   bool no_tissue = false;     // by the mask the whole picture is background: nothing was left out
   std::vector<int64_t> kept;  // with left_out: row * cols + col of each window of `image`, in the order of the network
 };
+// keep_window, where given, says of a background window (row * cols + col) that it stays all the same.
 TissueWindows leave_out_background(Image image, double mpp, int64_t region_size, bool raster,
-                                   const TissueOptions& options = {});
+                                   const TissueOptions& options = {},
+                                   const std::function<bool(int64_t)>& keep_window = {});
 
 }  // namespace pm::io

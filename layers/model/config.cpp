@@ -86,10 +86,10 @@ void ModelConfig::validate() const {
            "num_classes must be 1..{} with a head and 0 without, got {}", kMaxClasses, num_classes);
 }
 
-bool is_published_name(const std::string& name) { return name == "6m" || name == "21m" || name == "nano"; }
+bool is_model_name(const std::string& name) { return name == "6m" || name == "21m" || name == "nano"; }
 
-ModelConfig published_config(const std::string& name, int64_t num_classes) {
-  PM_CHECK(is_published_name(name), ConfigError, "there is no published model '{}'; the names are 6m, 21m and nano", name);
+ModelConfig named_config(const std::string& name, int64_t num_classes) {
+  PM_CHECK(is_model_name(name), ConfigError, "there is no model named '{}'; the names are 6m, 21m and nano", name);
   ModelConfig config;
   if (name == "nano") {
     config.layers = nano_layers();

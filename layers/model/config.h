@@ -50,9 +50,10 @@ struct ModelConfig {
 // Channels that an expansion turns `channels` into.
 int64_t expanded_channels(const std::optional<Expansion>& expansion, int64_t channels);
 
-// "6m" or "21m", the published networks, or "nano", a small one to try training with on a CPU; with a classification head of `num_classes` (0: no head). Throws ConfigError for another name.
-ModelConfig published_config(const std::string& name, int64_t num_classes);
-bool is_published_name(const std::string& name);
+// "6m" or "21m", the published networks, or "nano", a small one to try training with on a CPU; with a classification head of
+// `num_classes` (0: no head). Throws ConfigError for another name.
+ModelConfig named_config(const std::string& name, int64_t num_classes);
+bool is_model_name(const std::string& name);
 
 // Trainable parameters of a network of this shape.
 int64_t parameter_count(const ModelConfig& config);

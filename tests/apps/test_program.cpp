@@ -207,7 +207,8 @@ TEST_CASE("synth says what it wrote and refuses what makes no cohort", "[cpu]") 
   const Outcome size = run_program("synth " + cohort + "2 --size 640");
   CHECK(size.code == 2);
   CHECK(contains(size.err, "WIDTHxHEIGHT"));
-  CHECK(run_program("synth " + cohort + "2 --mpp 3").code == 3);
+  CHECK(run_program("synth " + cohort + "2 --mpp 3").code == 2);
+  CHECK(run_program("synth " + cohort + "2 --cases 1").code == 2);
   CHECK_FALSE(fs::exists(cohort + "2"));
 }
 

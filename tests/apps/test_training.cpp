@@ -124,7 +124,7 @@ void check_same_run(const std::string& run, const std::string& reference) {
     const std::string name = fs::relative(entry.path(), reference).string();
     if (!entry.is_regular_file() || name.ends_with("config.json") || name.ends_with("state.json") || name == ".lock" ||
         name == "report.html" ||                // these name the folder and the arguments
-        contains(name, "events.out.tfevents"))  // each session has its own
+        contains(name, "events.out.tfevents"))  // each start has its own
       continue;
     CAPTURE(name);
     if (name.ends_with("metrics.jsonl")) {
@@ -294,7 +294,7 @@ namespace {
 // The curves of a run as TensorBoard shows them, without the clock: "tag step" -> value.
 std::map<std::string, float> curves_of(const std::string& folder) {
   std::map<std::string, float> curves;
-  for (const EventPoint& point : join_sessions(folder)) {
+  for (const EventPoint& point : join_files(folder)) {
     if (point.tag == "train/seconds") continue;
     const bool is_new = curves.emplace(fmt::format("{} {}", point.tag, point.step), point.value).second;
     CAPTURE(folder, point.tag, point.step);
@@ -458,7 +458,7 @@ TEST_CASE("options that contradict themselves or the run are refused", "[cpu]") 
 }
 
 TEST_CASE("a slide that is too large for the memory is refused with what would fit", "[cpu]") {
-  const ModelConfig config = published_config("6m", 4);
+  const ModelConfig config = named_config("6m", 4);
   const double mpp = 4.0;
   app::require_memory(cpu(), config, DType::f32, {{"small", 300, 200}}, mpp);
   constexpr int64_t kWidth = 300'000, kHeight = 100'000;

@@ -20,22 +20,22 @@ Json small_config() {
 }  // namespace
 
 TEST_CASE("the small network is small", "[cpu]") {
-  const ModelConfig nano = published_config("nano", 4);
+  const ModelConfig nano = named_config("nano", 4);
   CHECK(nano.region_size == 8);
   CHECK(nano.embedding_channels() == 48);
   CHECK(parameter_count(nano) < 150'000);
 }
 
 TEST_CASE("published tables have the published number of parameters", "[cpu]") {
-  CHECK(parameter_count(published_config("6m", 0)) == 6'264'210);
-  CHECK(parameter_count(published_config("6m", 1000)) == 6'649'210);
-  CHECK(parameter_count(published_config("21m", 0)) == 20'559'186);
-  CHECK(parameter_count(published_config("21m", 1000)) == 21'328'186);
-  CHECK_THROWS_AS(published_config("7m", 0), ConfigError);
+  CHECK(parameter_count(named_config("6m", 0)) == 6'264'210);
+  CHECK(parameter_count(named_config("6m", 1000)) == 6'649'210);
+  CHECK(parameter_count(named_config("21m", 0)) == 20'559'186);
+  CHECK(parameter_count(named_config("21m", 1000)) == 21'328'186);
+  CHECK_THROWS_AS(named_config("7m", 0), ConfigError);
 }
 
 TEST_CASE("fusion merges alpha / n_layers of the first regions per layer, at most half", "[cpu]") {
-  ModelConfig config = published_config("6m", 0);
+  ModelConfig config = named_config("6m", 0);
   CHECK(config.fusion_k(1, 1) == 0);
   CHECK(config.fusion_k(30, 30) == 1);
   CHECK(config.fusion_k(31, 31) == 2);  // ceil(0.8 * 31 / 24)
@@ -46,7 +46,7 @@ TEST_CASE("fusion merges alpha / n_layers of the first regions per layer, at mos
 }
 
 TEST_CASE("config.json survives a round trip", "[cpu]") {
-  ModelConfig config = published_config("21m", 7);
+  ModelConfig config = named_config("21m", 7);
   config.divide_out = true;
   config.shared_conv = true;
   config.shift_pad = ShiftPad::zero;

@@ -130,7 +130,7 @@ TEST_CASE("u8 pixels and the same pixels normalised agree", "[cpu]") {
 }
 
 TEST_CASE("initialisation follows its rules and the seed", "[cpu]") {
-  const PixelMamba model(cpu(), published_config("6m", 10), DType::f32, 0);
+  const PixelMamba model(cpu(), named_config("6m", 10), DType::f32, 0);
   int64_t count = 0;
   for (const Parameter& parameter : model.parameters()) {
     count += parameter.value.value().numel();
@@ -156,8 +156,8 @@ TEST_CASE("initialisation follows its rules and the seed", "[cpu]") {
     }
   }
   CHECK(count == parameter_count(model.config()));
-  const PixelMamba same(cpu(), published_config("6m", 10), DType::f32, 0),
-      other(cpu(), published_config("6m", 10), DType::f32, 1);
+  const PixelMamba same(cpu(), named_config("6m", 10), DType::f32, 0),
+      other(cpu(), named_config("6m", 10), DType::f32, 1);
   const auto value_of = [](const PixelMamba& m) { return m.parameters()[2].value.value(); };
   check_same_bits(value_of(model), value_of(same));
   CHECK(relative_error(value_of(other), value_of(model)) > 0.1);
@@ -179,7 +179,7 @@ TEST_CASE("a batch past 2^31 values gives what its first image gives alone on cu
     return;
   }
   const NoGrad no_grad(cuda());
-  const PixelMamba model(cuda(), published_config("6m", 0), DType::f32, 0);
+  const PixelMamba model(cuda(), named_config("6m", 0), DType::f32, 0);
   std::vector<uint8_t> pixels(static_cast<size_t>(batch * size * size * 3));
   const size_t image_bytes = static_cast<size_t>(size * size * 3);
   for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<uint8_t>((i % image_bytes) * 131 / 7 % 256);

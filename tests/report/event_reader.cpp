@@ -113,7 +113,7 @@ Events read_events(const std::string& path) {
   return events;
 }
 
-std::vector<EventPoint> join_sessions(const std::string& folder) {
+std::vector<EventPoint> join_files(const std::string& folder) {
   std::vector<std::string> paths;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     if (entry.path().filename().string().starts_with("events.out.tfevents.")) paths.push_back(entry.path().string());

@@ -24,6 +24,6 @@ struct Events {
 Events read_events(const std::string& path);
 // All event files of a folder, as TensorBoard joins them: in the order of their names, a START drops what has its step or a
 // later one.
-std::vector<EventPoint> join_sessions(const std::string& folder);
+std::vector<EventPoint> join_files(const std::string& folder);
 
 }  // namespace pm::test

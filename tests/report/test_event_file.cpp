@@ -108,17 +108,17 @@ TEST_CASE("a resumed run adds a file that is read later and voids the repeated s
   const TempDir folder;
   std::vector<std::string> paths;
   std::vector<std::string> before;
-  for (int session = 0; session < 12; ++session) {  // within one second: names must still sort
-    io::EventFile file(folder.path(), session == 0 ? -1 : 10 * session);
-    for (int64_t step = 10 * session + 1; step <= 10 * session + 13; ++step)
-      file.add_scalar("loss", step, static_cast<double>(session));
+  for (int start = 0; start < 12; ++start) {  // within one second: names must still sort
+    io::EventFile file(folder.path(), start == 0 ? -1 : 10 * start);
+    for (int64_t step = 10 * start + 1; step <= 10 * start + 13; ++step)
+      file.add_scalar("loss", step, static_cast<double>(start));
     file.flush();
     paths.push_back(file.path());
     before.push_back(read_bytes(file.path()));
   }
   CHECK(std::is_sorted(paths.begin(), paths.end()));
   CHECK(read_bytes(paths[0]) == before[0]);
-  const std::vector<EventPoint> joined = join_sessions(folder.path());
+  const std::vector<EventPoint> joined = join_files(folder.path());
   REQUIRE(joined.size() == 123);
   for (size_t i = 0; i < joined.size(); ++i) CHECK(joined[i].step == static_cast<int64_t>(i) + 1);
 }
