@@ -76,8 +76,9 @@ std::string split_csv(const std::vector<SynthCase>& cases, int64_t fold) {
 
 }  // namespace
 
-double synth_score(double contrast_1, double contrast_2) {
-  return kLocalWeight * 0.5 * (contrast_1 + contrast_2) + kRelationWeight * contrast_1 * contrast_2;
+double synth_score(double upper_contrast, double lower_contrast) {
+  return kLocalWeight * 0.5 * (upper_contrast + lower_contrast) +
+         kRelationWeight * 0.5 * (upper_contrast - lower_contrast);
 }
 
 int64_t synth_stage(double score) {

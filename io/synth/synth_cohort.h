@@ -1,25 +1,25 @@
 // A made-up cohort: slides with tissue, and outcomes that depend on both local texture and far-apart structure.
 //
-// Every slide holds two pieces of tissue, far apart on white glass. Two kinds of tissue fill them in patches of about 0.1 mm:
+// Every slide holds two pieces of tissue, one far above the other on white glass. Two kinds fill them in patches of about 0.1 mm:
 // fine (small nuclei, close together) and coarse (large nuclei, further apart). Both kinds are the same picture at another
 // scale: the same colours in the same shares of the area, so a thumbnail, in which nuclei blur into the mean, shows neither.
 //
-//   contrast of piece i    s_i = (coarse share of its area) - (fine share), drawn as +-(kLeastContrast .. 1), signs balanced
-//   local texture          m   = (s_1 + s_2) / 2           what averaging over patches can see
-//   far-apart structure    r   = s_1 * s_2                 whether the two pieces are of the same kind
+//   contrast of a piece    s   = (coarse share of its area) - (fine share), drawn as +-(kLeastContrast .. 1), signs balanced
+//   local texture          m   = (s_upper + s_lower) / 2    what averaging over patches can see
+//   far-apart structure    r   = (s_upper - s_lower) / 2    which of the two pieces is the coarser one, independent of m
 //   score                  q   = kLocalWeight * m + kRelationWeight * r
 //   stage                  number of kStageCuts below q    the quarters of the distribution of q
 //   event time             Weibull: P(T > t) = exp(-exp(kLogHazard * q) * (t / kScale)^kShape), t in months
 //   loss to follow-up      the same with 3/7 of the hazard: 30 % of the cases are censored, at every score
 //
-// The slides of one case share s_1 and s_2; shapes, places, patches and nuclei differ.
+// The slides of one case share both contrasts; shapes, places, patches and nuclei differ.
 //
 // Harrell's concordance that can be reached, in expectation (tests/metrics/test_synth_ceilings.cpp holds them to it):
-//   q itself                                              0.90
-//   m: a patch classifier, averaged                       0.68
-//   the best function of m: averaged patches, then a network   0.84
-//   r alone                                               0.80
-//   a thumbnail                                           0.50
+//   q itself                                                 0.93
+//   r alone                                                  0.87
+//   s_upper: patches of the upper piece alone                0.80
+//   any function of m: patches averaged over the slide       0.58
+//   a thumbnail                                              0.50
 //
 // Everything is drawn from Philox streams by (seed, case, slide): the same options give the same files, on any number of threads.
 #pragma once
@@ -35,7 +35,7 @@ namespace pm::io {
 struct SynthOptions {
   int64_t cases = 144;
   int64_t slides_per_case = 1;
-  int64_t width = 1024, height = 768;  // pixels of a slide
+  int64_t width = 768, height = 1024;  // pixels of a slide
   double mpp = 1.0;                    // micrometres per pixel; at most kMaxSynthMpp
   int64_t folds = 4;
   uint64_t seed = 0;
@@ -44,15 +44,15 @@ struct SynthOptions {
 constexpr double kMaxSynthMpp = 2.0;       // coarser pixels lose the fine nuclei
 constexpr double kMinSynthExtent = 600.0;  // micrometres, width and height: two pieces with room for their patches
 
-constexpr double kLeastContrast = 0.4;
-constexpr double kLocalWeight = 1.0, kRelationWeight = 1.0;
-constexpr double kStageCuts[3] = {-0.48, -0.25, 0.62};
-constexpr double kLogHazard = 10.0;
+constexpr double kLeastContrast = 0.5;
+constexpr double kLocalWeight = 0.6, kRelationWeight = 2.0;
+constexpr double kStageCuts[3] = {-0.94, 0.0, 0.94};
+constexpr double kLogHazard = 5.0;
 constexpr double kShape = 6.0, kScale = 40.0;  // of the Weibull distribution at score 0; months
 
 struct SynthCase {
   std::string id;
-  double contrast[2] = {};  // s_1, s_2
+  double contrast[2] = {};  // s_upper, s_lower
   double score = 0.0;
   int64_t stage = 0;  // 0 to 3
   double months = 0.0;
@@ -60,7 +60,7 @@ struct SynthCase {
   int64_t fold = 0;  // that holds it out
 };
 
-double synth_score(double contrast_1, double contrast_2);
+double synth_score(double upper_contrast, double lower_contrast);
 int64_t synth_stage(double score);
 
 // The cases of a cohort, without their slides. Throws ConfigError for options that make no cohort.

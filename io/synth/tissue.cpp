@@ -47,14 +47,14 @@ class ValueNoise {
 // A blob: an ellipse whose edge is bent by a few waves.
 class Piece {
  public:
-  // Its centre lies about `centre_x` (share of the width).
-  Piece(const RngState& draw, double width, double height, double centre_x) {
+  // Its centre lies about `centre_y` (share of the height).
+  Piece(const RngState& draw, double width, double height, double centre_y) {
     const auto between = [&](int64_t i, double low, double high) { return low + (high - low) * uniform_at(draw, i); };
-    x_ = width * (centre_x + between(0, -0.02, 0.02));
-    y_ = height * between(1, 0.38, 0.62);
+    x_ = width * between(0, 0.38, 0.62);
+    y_ = height * (centre_y + between(1, -0.02, 0.02));
     const double stretch = between(2, 0.9, 1.1);  // the area stays
-    radius_x_ = 0.155 * width * stretch;
-    radius_y_ = 0.26 * height / stretch;
+    radius_x_ = 0.26 * width * stretch;
+    radius_y_ = 0.155 * height / stretch;
     for (size_t i = 0; i < kWaves; ++i) {
       height_[i] = between(static_cast<int64_t>(3 + 2 * i), 0.02, 0.07);
       phase_[i] = between(static_cast<int64_t>(4 + 2 * i), 0.0, 2.0 * std::numbers::pi);

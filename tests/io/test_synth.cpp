@@ -21,8 +21,8 @@ io::SynthOptions small() {
   io::SynthOptions options;
   options.cases = 5;
   options.slides_per_case = 2;
-  options.width = 640;
-  options.height = 600;
+  options.width = 600;
+  options.height = 640;
   options.folds = 2;
   options.seed = 7;
   return options;
@@ -56,7 +56,7 @@ struct PieceStatistics {
   int64_t pixels[2] = {};
 };
 
-// Of the halves of the picture, glass left out: each half holds one piece.
+// Of the upper and the lower half of the picture, glass left out: each holds one piece.
 PieceStatistics statistics(const io::Image& image) {
   PieceStatistics result;
   double squares[2] = {};
@@ -64,7 +64,7 @@ PieceStatistics statistics(const io::Image& image) {
     for (int64_t x = 0; x < image.width; ++x) {
       const uint8_t* pixel = image.rgb.data() + 3 * (y * image.width + x);
       if (is_glass(pixel)) continue;
-      const int piece = 2 * x < image.width ? 0 : 1;
+      const int piece = 2 * y < image.height ? 0 : 1;
       ++result.pixels[piece];
       for (int c = 0; c < 3; ++c) result.mean[piece][c] += pixel[c];
       squares[piece] += static_cast<double>(pixel[1]) * pixel[1];
@@ -124,8 +124,8 @@ TEST_CASE("a made-up cohort loads as any cohort: counts, labels, splits, resolut
     CHECK(row.survival_months == Approx(drawn.months).margin(5e-4));
     CHECK(row.censored == drawn.censored);
     const io::SlideInfo info = io::inspect_slide(row.path);
-    CHECK(info.width == 640);
-    CHECK(info.height == 600);
+    CHECK(info.width == 600);
+    CHECK(info.height == 640);
     REQUIRE(info.mpp.has_value());
     CHECK(*info.mpp == Approx(1.0));
   }
@@ -197,7 +197,7 @@ TEST_CASE("options that make no cohort are refused, and so is a folder in use", 
   CHECK_THAT(rejection([](auto& o) { o.slides_per_case = 0; }), ContainsSubstring("slides per case"));
   CHECK_THAT(rejection([](auto& o) { o.mpp = 2.5; }), ContainsSubstring("at most 2"));
   CHECK_THAT(rejection([](auto& o) { o.mpp = std::nan(""); }), ContainsSubstring("mpp"));
-  CHECK_THAT(rejection([](auto& o) { o.height = 500; }), ContainsSubstring("600 pixels"));
+  CHECK_THAT(rejection([](auto& o) { o.width = 500; }), ContainsSubstring("600 pixels"));
   CHECK_THAT(rejection([](auto& o) { o.width = 1'000'000; }), ContainsSubstring("size"));
   const TempDir dir;
   write_bytes(dir.path() + "/notes.txt", "mine");
