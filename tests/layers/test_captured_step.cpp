@@ -98,7 +98,7 @@ void check_captured(Context& ctx, DType activation) {
 
 }  // namespace
 
-TEST_CASE("captured training steps give the same bits as plain ones", "[cuda]") {
+TEST_CASE("captured training steps give the same bits as plain ones", "[cuda][cublas]") {
   Context ctx(make_backend(Device::cuda()), 1);
   const auto activation = GENERATE(DType::f32, DType::bf16);
   const int64_t before = ctx.backend().memory().allocations;

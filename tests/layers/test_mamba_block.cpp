@@ -79,7 +79,7 @@ TEST_CASE("mamba block as one operator equals the composed one", "[cpu]") {
               run_block_with_gradients(cpu(), composed(divide_out), shape, DType::f64), DType::f64);
 }
 
-TEST_CASE("mamba block as one operator on cuda equals the composed one", "[cuda]") {
+TEST_CASE("mamba block as one operator on cuda equals the composed one", "[cuda][cublas]") {
   const int64_t channels = GENERATE(3, 6, 12, 24, 48, 96, 192, 384);
   const bool divide_out = channels % 4 == 0;
   const BlockShape shape = published_shape(2, 333, channels);
@@ -88,7 +88,7 @@ TEST_CASE("mamba block as one operator on cuda equals the composed one", "[cuda]
               run_block_with_gradients(cuda(), composed(divide_out), shape, DType::f32), DType::f32);
 }
 
-TEST_CASE("a mamba block on cuda runs as one operator where the kernels cover it", "[cuda]") {
+TEST_CASE("a mamba block on cuda runs as one operator where the kernels cover it", "[cuda][cublas]") {
   const auto dtype = GENERATE(DType::f32, DType::bf16);
   const bool recompute = GENERATE(false, true);
   // The second shape has the largest state and convolution: covered or not, the block runs.
@@ -120,13 +120,13 @@ void check_composed_on_cuda(const BlockShape& shape, DType dtype, double allowed
 
 }  // namespace
 
-TEST_CASE("composed mamba block on cuda equals cpu double", "[cuda]") {
+TEST_CASE("composed mamba block on cuda equals cpu double", "[cuda][cublas]") {
   check_composed_on_cuda(GENERATE(published_shape(1, 1, 3), published_shape(2, 65, 3), published_shape(1, 1000, 6),
                                   published_shape(2, 50, 96), published_shape(1, 37, 384)),
                          DType::f32, 5e-5);
 }
 
-TEST_CASE("composed mamba block in bf16 on cuda equals cpu double", "[cuda]") {
+TEST_CASE("composed mamba block in bf16 on cuda equals cpu double", "[cuda][cublas]") {
   // A dozen intermediates are rounded to 8 bits one after the other, and the gradients pass them all again.
   check_composed_on_cuda(GENERATE(published_shape(2, 65, 3), published_shape(1, 1000, 6), published_shape(2, 50, 96),
                                   published_shape(1, 37, 384)),

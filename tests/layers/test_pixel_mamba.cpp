@@ -77,7 +77,7 @@ TEST_CASE("golden models on the cpu", "[cpu][golden]") {
   check_golden(run_golden(cpu(), name, DType::f32), name, 1e-4, 1e-3);
 }
 
-TEST_CASE("golden models on cuda", "[cuda][golden]") {
+TEST_CASE("golden models on cuda", "[cuda][golden][cublas]") {
   const std::string name = kGoldenModels[GENERATE(0, 1, 2)];
   CAPTURE(name);
   check_golden(run_golden(cuda(), name, DType::f32), name, 1e-4, 1e-3);
@@ -92,7 +92,7 @@ TEST_CASE("two runs give the same bits on the cpu, recomputed or not", "[cpu]") 
   CHECK(cpu().live_nodes()->load() == 0);
 }
 
-TEST_CASE("two runs give the same bits on cuda, recomputed or not", "[cuda]") {
+TEST_CASE("two runs give the same bits on cuda, recomputed or not", "[cuda][cublas]") {
   const DType dtype = GENERATE(DType::f32, DType::bf16);
   const Tensors first = run_golden(cuda(), "nano_fusion", dtype),
                 second = run_golden(cuda(), "nano_fusion", dtype, false);
@@ -172,7 +172,7 @@ TEST_CASE("a seed gives the same weights on cuda", "[cuda]") {
 }
 
 // 2700 images of 50,177 tokens: B and C of the first layer hold more than 2^31 values each.
-TEST_CASE("a batch past 2^31 values gives what its first image gives alone on cuda", "[cuda][slow]") {
+TEST_CASE("a batch past 2^31 values gives what its first image gives alone on cuda", "[cuda][slow][cublas]") {
   const int64_t batch = 2700, size = 224;
   if (cuda().backend().total_bytes() < int64_t{120} << 30) {
     WARN("not run: needs a GPU with 120 GiB");
