@@ -338,7 +338,7 @@ struct GradWalk {
 #pragma unroll
       for (int j = 0; j < kElements; ++j) {
         const float4 r = memory.values[warp][elements[j].slot];
-        const float ddelta = -expm1f(-mine[j].x) * r.y;  // softplus' = 1 - exp(-softplus)
+        const float ddelta = softplus_grad(mine[j].x) * r.y;
         sums[j].x = fmaf(mine[j].z, mine[j].y, sums[j].x);
         sums[j].y += ddelta;
         if (!elements[j].has(tile * kTile)) continue;
