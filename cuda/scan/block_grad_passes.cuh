@@ -135,16 +135,18 @@ struct GradWalk {
       if constexpr (kSubLanes == 4) *reinterpret_cast<float2*>(target) = make_float2(pairs[0], pairs[1]);
     }
   }
-  // After two steps t and t + 1: one column per lane, over the 8 channel lanes.
+  // After two steps t and t + 1, half of the warp each: two columns per lane, over the 8 channel lanes.
   __device__ __forceinline__ void sum_lanes(int tile, int t) {
+    const int k = warp_lane / 16, column = warp_lane % 16 * 2;
     __syncwarp();
+    float2 sum = make_float2(0.0f, 0.0f);
 #pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      float sum = 0.0f;
-#pragma unroll
-      for (int c = 0; c < 8; ++c) sum += memory.lanes[warp][k][c][warp_lane ^ ((c & 1) * kStates)];
-      memory.warps[tile & 1][warp][t + k][warp_lane] = sum;
+    for (int c = 0; c < 8; ++c) {
+      const float2 v = *reinterpret_cast<const float2*>(&memory.lanes[warp][k][c][column ^ ((c & 1) * kStates)]);
+      sum.x += v.x;
+      sum.y += v.y;
     }
+    *reinterpret_cast<float2*>(&memory.warps[tile & 1][warp][t + k][column]) = sum;
     __syncwarp();
   }
   // After a tile: the warps of each chunk in order, a step to a warp. A barrier before; the other half of memory.warps serves
@@ -155,7 +157,7 @@ struct GradWalk {
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
       sum += memory.warps[tile & 1][w][warp][warp_lane];
-      if ((w + 1) * s.subs % kWarps != 0) continue;  // subs: 1, 2 or 4
+      if (s.subs < kWarps / ((w + 1) & -(w + 1))) continue;  // 1, 2 or 4 chunks: it goes on in the next warp
       const GradChunkRows<T>& chunk = memory.chunks[w * s.subs / kWarps];
       if (row < chunk.len) chunk.pairs[row * kPairColumns + warp_lane] = sum;
       sum = 0.0f;
