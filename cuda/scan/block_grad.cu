@@ -22,7 +22,7 @@
 //           dB, dC once per 96 channels; 18 floats per channel and block for the parameters.
 // floor   : 2 exponentials per state and step: 256 cycles of a scheduler for 32 channels of a step; 272 instructions of the
 //           recurrence and its gradient (17 per state). Counted in SASS (bf16, d_inner 24 and more), loads, gates, sums over
-//           lanes and stores included: 469 (forward) and 494 (reverse direction).
+//           lanes and stores included: 462 (forward) and 494 (reverse direction).
 // numerics: float32 throughout. deterministic: no atomics, sums over lanes and warps in fixed order.
 #include "cuda/scan/block_grad_passes.cuh"
 
@@ -64,7 +64,7 @@ __device__ __forceinline__ void store_parameters(const Sequences& s, float4* sha
   }
 }
 
-template <typename T, int kSubLanes, bool kReverse>
+template <typename T, int kSubLanes, bool kReverse, bool kWords>
 __global__ void __launch_bounds__(kGradThreads, 2)
     block_grad_kernel(const __grid_constant__ Sequences s, const __grid_constant__ GradInputs<T> in,
                       const __grid_constant__ GradOutputs<T> out) {
@@ -76,9 +76,9 @@ __global__ void __launch_bounds__(kGradThreads, 2)
   lane.state_lane = thread % kLaneStates;
   lane.first_channel = thread / kLaneStates * kLaneChannels;
   lane.sub = min(lane.first_channel / s.width, s.subs - 1);
-  const Place place(s, memory.table, lane, kReverse);
+  const Place place(s, memory.table, lane, kReverse, kWords);
   const int first_sub = min(warp * kWarpChannels / s.width, s.subs - 1);
-  GradWalk<T, kSubLanes, kReverse> walk{s, in, out, memory, warp, thread % kWarp, first_sub, lane, place, {}};
+  GradWalk<T, kSubLanes, kReverse, kWords> walk{s, in, out, memory, warp, thread % kWarp, first_sub, lane, place, {}};
   walk.enter();
   walk.forward_pass();
   float2 sums[kLaneChannels] = {};
@@ -89,16 +89,19 @@ __global__ void __launch_bounds__(kGradThreads, 2)
 template <typename T, bool kReverse>
 void launch(const Sequences& s, const GradInputs<T>& in, const GradOutputs<T>& out, Stream stream) {
   const int64_t blocks = ceil_div(s.pairs(), s.subs) * s.groups;
-  const auto start = [&]<int kSubLanes>() {
-    const auto kernel = block_grad_kernel<T, kSubLanes, kReverse>;
+  const auto start = [&]<int kSubLanes, bool kWords>() {
+    const auto kernel = block_grad_kernel<T, kSubLanes, kReverse, kWords>;
     constexpr size_t kBytes = sizeof(GradMemory<T, kSubLanes>);
     PM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kBytes)));
     kernel<<<static_cast<unsigned>(blocks), kGradThreads, kBytes, raw(stream)>>>(s, in, out);
     PM_CHECK_LAUNCH("block_grad");
   };
-  if (s.width == 2 * kLaneChannels) return start.template operator()<2>();
-  if (s.width == 4 * kLaneChannels) return start.template operator()<4>();
-  start.template operator()<8>();
+  constexpr bool kBf16 = std::is_same_v<T, __nv_bfloat16>;
+  if (s.width == 2 * kLaneChannels) return start.template operator()<2, kBf16>();
+  if (s.width == 4 * kLaneChannels) return start.template operator()<4, kBf16>();
+  constexpr int kLanePair = 2 * kLaneChannels;
+  if (s.d_inner % kLanePair == 0 && s.width % kLanePair == 0) return start.template operator()<8, kBf16>();
+  start.template operator()<8, false>();
 }
 
 struct ParameterGrads {

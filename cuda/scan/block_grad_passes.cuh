@@ -5,8 +5,9 @@
 namespace pm::cuda::block {
 
 // What the passes share: the lane's position and its values.
-template <typename T, int kSubLanes, bool kReverse>
+template <typename T, int kSubLanes, bool kReverse, bool kWords>
 struct GradWalk {
+  using Values = Three<T, kWords>;
   using Memory = GradMemory<T, kSubLanes>;
   const Sequences& s;
   const GradInputs<T>& in;
@@ -18,7 +19,7 @@ struct GradWalk {
   Place place;
   float D[kLaneChannels];
 
-  __device__ int64_t at(int tile) const { return place.at + tile * ((kReverse ? -kTile : kTile) * s.d_inner); }
+  __device__ int64_t at(int tile) const { return place.at + int64_t{tile} * ((kReverse ? -kTile : kTile) * s.d_inner); }
   // Token of step i of a chunk.
   __device__ int token(int i) const { return kReverse ? s.chunk_len - 1 - i : i; }
 
@@ -54,7 +55,7 @@ struct GradWalk {
 
   // What the second direction needs to write y and dz of a tile.
   struct Gate {
-    Three<T> z, dy, y;
+    Values z, dy, y;
   };
   __device__ __forceinline__ void load_gate(int tile, Gate& gate) const {
     gate.z.load(in.z, place, tile, at(tile));
@@ -71,16 +72,16 @@ struct GradWalk {
         dz[c] = loaded.dy[c] * both * gate * (1.0f + z * (1.0f - gate));
         y[c] = both * z * gate;
       }
-      Three<T>::store(dz, out.dz, place, tile, at(tile));
+      Values::store(dz, out.dz, place, tile, at(tile));
     }
-    Three<T>::store(y, out.y, place, tile, at(tile));
+    Values::store(y, out.y, place, tile, at(tile));
   }
 
   // Pass A.
   __device__ void forward_pass() {
     PairLoader<T, kSubLanes> loader;
     const int tiles = s.chunk_len / kTile;
-    Three<T> u, delta;
+    Values u, delta;
     const auto load = [&](int tile) {
       begin_pairs(loader, tile);
       u.load(in.u, place, tile, at(tile));
@@ -139,12 +140,11 @@ struct GradWalk {
   __device__ __forceinline__ void sum_lanes(int tile, int t) {
     const int k = warp_lane / 16, column = warp_lane % 16 * 2;
     __syncwarp();
-    float2 sum = make_float2(0.0f, 0.0f);
+    float2 sum;
 #pragma unroll
     for (int c = 0; c < 8; ++c) {
       const float2 v = *reinterpret_cast<const float2*>(&memory.lanes[warp][k][c][column ^ ((c & 1) * kStates)]);
-      sum.x += v.x;
-      sum.y += v.y;
+      sum = c == 0 ? v : make_float2(sum.x + v.x, sum.y + v.y);
     }
     *reinterpret_cast<float2*>(&memory.warps[tile & 1][warp][t + k][column]) = sum;
     __syncwarp();
@@ -201,7 +201,7 @@ struct GradWalk {
   __device__ void backward_pass(float2 (&sums)[kLaneChannels]) {
     PairLoader<T, kSubLanes> loader;
     const int tiles = s.chunk_len / kTile;
-    Three<T> u, delta, z, dy;
+    Values u, delta, z, dy;
     const auto load = [&](int tile) {
       begin_pairs(loader, tile);
       u.load(in.u, place, tile, at(tile));
@@ -239,8 +239,8 @@ struct GradWalk {
         sums[c].x = fmaf(g, u_now, sums[c].x);
         sums[c].y += ddelta[c];
       }
-      Three<T>::store(du, out.du, place, tile, at(tile));
-      Three<T>::store(ddelta, out.ddelta, place, tile, at(tile));
+      Values::store(du, out.du, place, tile, at(tile));
+      Values::store(ddelta, out.ddelta, place, tile, at(tile));
     }
   }
 

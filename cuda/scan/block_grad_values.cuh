@@ -63,23 +63,29 @@ struct GradMemory {
 
 // Where the values are that a lane loads and writes for its warp: its own three channels, of step state_lane of every tile.
 struct Place {
-  int64_t at;          // of the first tile
+  int64_t at;          // of the first tile; in words, of the one that the first channel is in
   int first, last;     // first steps [first, last) of the tiles that have them
   int channel, count;  // channels [channel, channel + count) exist
 
-  __device__ Place(const Sequences& s, const SubTable& table, const GradLane& lane, bool reverse) {
+  __device__ Place(const Sequences& s, const SubTable& table, const GradLane& lane, bool reverse, bool words) {
     const Walk walk(s, table, blockIdx.x % s.groups, lane.first_channel, reverse);
-    at = walk.base + walk.at + lane.state_lane * walk.step;
+    at = walk.base + walk.at + lane.state_lane * walk.step - (words ? lane.first_channel % 2 : 0);
     first = walk.first - lane.state_lane;
     last = walk.last - lane.state_lane;
     channel = walk.channel;
     count = walk.live() ? min(s.width - lane.first_channel % s.width, s.d_inner - channel) : 0;
   }
-  __device__ bool has(int tile, int c) const { return tile * kTile >= first && tile * kTile < last && c < count; }
+  __device__ bool has(int tile) const { return tile * kTile >= first && tile * kTile < last; }
+  __device__ bool has(int tile, int c) const { return has(tile) && c < count; }
 };
 
-// Three neighbouring values of a tensor; zeros where there are none.
-template <typename T>
+// Three neighbouring values of a tensor; zeros where there are none. kWords: where all three or none exist, and the channels
+// of a lane of even number begin at an even element, bf16 moves in words of two values.
+//
+//     lane, channels       even: 0 1 2   odd: 3 4 5
+//     words it reads             01 23        23 45
+//     words it writes            01 23        45
+template <typename T, bool kWords>
 struct Three {
   T raw[kLaneChannels];
 
@@ -94,6 +100,33 @@ struct Three {
     for (int c = 0; c < kLaneChannels; ++c) {
       if (place.has(tile, c)) target[at + c] = from_float<T>(v[c]);
     }
+  }
+};
+template <>
+struct Three<__nv_bfloat16, true> {
+  unsigned word[2];
+
+  __device__ static bool odd() { return (threadIdx.x & kLaneStates) != 0; }
+  __device__ __forceinline__ void load(const __nv_bfloat16* source, const Place& place, int tile, int64_t at) {
+    const unsigned* words = reinterpret_cast<const unsigned*>(source + at);
+    const bool has = place.has(tile);
+    word[0] = has ? words[0] : 0u;
+    word[1] = has ? words[1] : 0u;
+  }
+  __device__ __forceinline__ float operator[](int c) const {
+    if (c == 1) return __uint_as_float(__byte_perm(word[0], word[1], odd() ? 0x5432 : 0x3210) & 0xffff0000u);
+    return __uint_as_float(__byte_perm(word[c / 2], 0, odd() ? 0x3244 : 0x1044));
+  }
+  // Call from every lane: an even one writes the first channel of the next.
+  __device__ static __forceinline__ void store(const float (&v)[kLaneChannels], __nv_bfloat16* target,
+                                               const Place& place, int tile, int64_t at) {
+    __nv_bfloat162* words = reinterpret_cast<__nv_bfloat162*>(target + at);
+    const float next = __shfl_down_sync(0xffffffffu, v[0], kLaneStates);
+    const __nv_bfloat162 second = __floats2bfloat162_rn(odd() ? v[1] : v[2], odd() ? v[2] : next);
+    const __nv_bfloat162 first = __floats2bfloat162_rn(v[0], v[1]);
+    const bool has = place.has(tile);
+    if (has) words[1] = second;
+    if (has & !odd()) words[0] = first;
   }
 };
 
