@@ -7,21 +7,22 @@
 //           B. tiles from last to first: the 4 steps again with decays and states in registers, then back through them:
 //              h, and with it du, ddelta, dB, dC, dA
 //           The forward direction stores y; the reverse one adds its own, gates, and writes dz as well.
-// layout  : block_grad.cuh. A warp loads the values of its 24 channels one tile ahead, one lane per value, shares them as
-//           (delta, u, g) in its own shared memory, and the same lane writes the results: warps do not wait for each other,
-//           but for one barrier a tile where several share a chunk and dB, dC are added across them.
+// layout  : block_grad.cuh. A lane owns three neighbouring channels of one step of every tile: it loads their values one tile
+//           ahead, shares them as (delta, delta * u, u, g) in its warp's shared memory, ends with their sums over states and
+//           writes their results. Warps do not wait for each other, but for one barrier a tile where several share a chunk and
+//           dB, dC are added across them.
 //
 //             shared memory, KiB        d_inner 6   12    24 and more
 //             states before tiles 1-15      90      90    90
-//             values and results             6       6     6
+//             values                         6.5     6.5   6.5
 //             B, C of each warp's chunks     8.3     4.1   2.1
 //             dB, dC of lanes and warps      0       0    12
 // launch  : (chunks / subs) * groups blocks of 4 warps, two blocks per multiprocessor (shared memory, 255 registers)
 // traffic : reads u, delta, B, C twice, z, dy; writes du, ddelta, y (read and written again by the reverse direction), dz;
 //           dB, dC once per 96 channels; 18 floats per channel and block for the parameters.
-// floor   : 2 exponentials per state and step: 256 cycles of a scheduler for 32 channels of a step. Measured (ncu, H100, 128
-//           sequences of 784 tokens, d_inner 384, bf16): about 640 instructions and 700 cycles: bound by instructions, of
-//           which 44 % are the recurrence and its gradient, 31 % loads, stores and gates of values, the rest sums over lanes.
+// floor   : 2 exponentials per state and step: 256 cycles of a scheduler for 32 channels of a step; 272 instructions of the
+//           recurrence and its gradient (17 per state). Counted in SASS (bf16, d_inner 24 and more), loads, gates, sums over
+//           lanes and stores included: 462 (forward) and 494 (reverse direction).
 // numerics: float32 throughout. deterministic: no atomics, sums over lanes and warps in fixed order.
 #include "cuda/scan/block_grad_passes.cuh"
 
@@ -31,8 +32,7 @@ namespace {
 // dA, dD and dbias of the block: its chunks in order, one row of parameter partials. `shared` has room for (96, 16) floats and
 // (kTile, 96) pairs.
 __device__ __forceinline__ void store_parameters(const Sequences& s, float4* shared, const GradLane& lane,
-                                                 const Element (&elements)[kElements], const float2 (&sums)[kElements],
-                                                 float* parameters) {
+                                                 const float2 (&sums)[kLaneChannels], float* parameters) {
   float* dA = reinterpret_cast<float*>(shared);
   float2* scalars = reinterpret_cast<float2*>(dA + kDirectionThreads * kStates);
   __syncthreads();
@@ -42,11 +42,7 @@ __device__ __forceinline__ void store_parameters(const Sequences& s, float4* sha
     for (int n = 0; n < kLaneStates; ++n) {
       dA[(lane.first_channel + c) * kStates + lane.state_lane * kLaneStates + n] = lane.dA[c][n];
     }
-  }
-#pragma unroll
-  for (int j = 0; j < kElements; ++j) {
-    const int slot = elements[j].slot, v = threadIdx.x / kWarp * kWarpChannels + slot % kWarpChannels;
-    scalars[slot / kWarpChannels * kDirectionThreads + v] = sums[j];
+    scalars[lane.state_lane * kDirectionThreads + lane.first_channel + c] = sums[c];
   }
   __syncthreads();
   const int first_channel = blockIdx.x % s.groups * s.width, channels = min(s.width, s.d_inner - first_channel);
@@ -68,48 +64,44 @@ __device__ __forceinline__ void store_parameters(const Sequences& s, float4* sha
   }
 }
 
-template <typename T, int kSubLanes, bool kSecond>
+template <typename T, int kSubLanes, bool kReverse, bool kWords>
 __global__ void __launch_bounds__(kGradThreads, 2)
     block_grad_kernel(const __grid_constant__ Sequences s, const __grid_constant__ GradInputs<T> in,
                       const __grid_constant__ GradOutputs<T> out) {
   extern __shared__ float4 shared[];
-  auto& memory = *reinterpret_cast<GradMemory<kSubLanes>*>(shared);
-  const int group = blockIdx.x % s.groups, warp_lane = threadIdx.x % kWarp;
-  memory.table.fill(s, blockIdx.x / s.groups * int64_t{s.subs});
-  GradWalk<T, kSubLanes> walk{
-      s,
-      in,
-      out,
-      memory,
-      memory.table.row[0] * s.d_inner,
-      group * s.batch * s.seq_len,
-      static_cast<int>(threadIdx.x) / kWarp,
-      warp_lane,
-      (in.reverse ? -kTile : kTile) * s.d_inner,
-      {Element(s, memory, group, warp_lane, in.reverse), Element(s, memory, group, warp_lane + kWarp, in.reverse),
-       Element(s, memory, group, warp_lane + 2 * kWarp, in.reverse)},
-      {}};
-  walk.lane.state_lane = threadIdx.x % kLaneStates;
-  walk.lane.first_channel = static_cast<int>(threadIdx.x) / kLaneStates * kLaneChannels;
-  walk.lane.sub = min(walk.lane.first_channel / s.width, s.subs - 1);
+  auto& memory = *reinterpret_cast<GradMemory<T, kSubLanes>*>(shared);
+  memory.fill(s, in, out);
+  GradLane lane;
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarp;
+  lane.state_lane = thread % kLaneStates;
+  lane.first_channel = thread / kLaneStates * kLaneChannels;
+  lane.sub = min(lane.first_channel / s.width, s.subs - 1);
+  const Place place(s, memory.table, lane, kReverse, kWords);
+  const int first_sub = min(warp * kWarpChannels / s.width, s.subs - 1);
+  GradWalk<T, kSubLanes, kReverse, kWords> walk{s, in, out, memory, warp, thread % kWarp, first_sub, lane, place, {}};
   walk.enter();
-  walk.template forward_pass<kSecond>();
-  float2 sums[kElements] = {};
+  walk.forward_pass();
+  float2 sums[kLaneChannels] = {};
   walk.backward_pass(sums);
-  store_parameters(s, shared, walk.lane, walk.elements, sums, out.parameters);
+  store_parameters(s, shared, walk.lane, sums, out.parameters);
 }
 
-template <typename T, bool kSecond>
+template <typename T, bool kReverse>
 void launch(const Sequences& s, const GradInputs<T>& in, const GradOutputs<T>& out, Stream stream) {
   const int64_t blocks = ceil_div(s.pairs(), s.subs) * s.groups;
-  const auto start = [&](auto kernel, size_t bytes) {
-    PM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-    kernel<<<static_cast<unsigned>(blocks), kGradThreads, bytes, raw(stream)>>>(s, in, out);
+  const auto start = [&]<int kSubLanes, bool kWords>() {
+    const auto kernel = block_grad_kernel<T, kSubLanes, kReverse, kWords>;
+    constexpr size_t kBytes = sizeof(GradMemory<T, kSubLanes>);
+    PM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kBytes)));
+    kernel<<<static_cast<unsigned>(blocks), kGradThreads, kBytes, raw(stream)>>>(s, in, out);
     PM_CHECK_LAUNCH("block_grad");
   };
-  if (s.width == 2 * kLaneChannels) return start(block_grad_kernel<T, 2, kSecond>, sizeof(GradMemory<2>));
-  if (s.width == 4 * kLaneChannels) return start(block_grad_kernel<T, 4, kSecond>, sizeof(GradMemory<4>));
-  start(block_grad_kernel<T, 8, kSecond>, sizeof(GradMemory<8>));
+  constexpr bool kBf16 = std::is_same_v<T, __nv_bfloat16>;
+  if (s.width == 2 * kLaneChannels) return start.template operator()<2, kBf16>();
+  if (s.width == 4 * kLaneChannels) return start.template operator()<4, kBf16>();
+  constexpr int kLanePair = 2 * kLaneChannels;
+  if (s.d_inner % kLanePair == 0 && s.width % kLanePair == 0) return start.template operator()<8, kBf16>();
+  start.template operator()<8, false>();
 }
 
 struct ParameterGrads {
@@ -151,8 +143,7 @@ void scan_grad(const Sequences& s, const MambaBlockArgs& args, const Projected (
                              static_cast<const float*>(args.direction[p].D_skip),
                              carried ? chunks.states + offset : nullptr,
                              carried ? chunks.adjoints + offset : nullptr,
-                             args.divide_out ? 0.5f : 1.0f,
-                             p == 1};
+                             args.divide_out ? 0.5f : 1.0f};
       const GradOutputs<T> out{static_cast<T*>(grads.y),
                                static_cast<T*>(grads.dz),
                                static_cast<T*>(grads.du[p]),

@@ -9,8 +9,9 @@
 //       states  8-11           2        6     10            30
 //       states 12-15           3        7     11            31
 //
-// Sums over states (y, du, ddelta) go over 4 lanes, sums over channels (dB, dC) are made in the lane first and go over at most
-// 8 lanes: about 3.5 shuffled values per channel and step. Chunks of 6 or 12 channels take 2 or 4 channel lanes, so 4
+// Sums over states (y, du, ddelta) go over 4 lanes, for the four steps of a tile together: each lane ends with the sums of one
+// step, whose values it loads and writes too. Sums over channels (dB, dC) are made in the lane first and go over at most 8
+// lanes. Chunks of 6 or 12 channels take 2 or 4 channel lanes, so 4
 // or 2 chunks share a warp. Four warps hold 96 channels, as the 96 threads of a direction do in the other kernels.
 #pragma once
 #include "cuda/scan/block.cuh"
@@ -31,15 +32,22 @@ __device__ __forceinline__ void unpack(float4 v, Four& four) {
   four[0] = v.x, four[1] = v.y, four[2] = v.z, four[3] = v.w;
 }
 
+// 1 - exp(-delta), the derivative of softplus where it is delta >= 0. Near zero, where the difference cancels, a polynomial:
+// relative error below 1e-6 everywhere.
+__device__ __forceinline__ float softplus_grad(float delta) {
+  float p = fmaf(-0.037728974f, delta, 0.16606225f);
+  p = fmaf(p, delta, -0.49996999f);
+  p = fmaf(p, delta, 0.99999977f);
+  return delta < 0.25f ? p * delta : 1.0f - exp2_approx(-kLog2e * delta);
+}
+
 struct GradLane {
-  int state_lane, first_channel;  // of the lane's three, among the 96
-  int sub;
+  int state_lane, first_channel, sub;  // first_channel: of the lane's three, among the 96
   float a2[kLaneChannels][kLaneStates];
   float state[kLaneChannels][kLaneStates], q[kLaneChannels][kLaneStates];  // q: decay * h of the step after
   float dA[kLaneChannels][kLaneStates] = {};
 
-  // Step with (delta, delta * u) of the channels in d and the rows of B, C. Adds <C, s> to y when it is wanted.
-  template <bool kOutput>
+  // Step with (delta, delta * u) of the channels in d and the rows of B, C. Adds <C, s> to y.
   __device__ __forceinline__ void forward(const float2 (&d)[kLaneChannels], const Four& B, const Four& C,
                                           float (&y)[kLaneChannels]) {
 #pragma unroll
@@ -47,49 +55,46 @@ struct GradLane {
 #pragma unroll
       for (int n = 0; n < kLaneStates; ++n) {
         state[c][n] = fmaf(exp2_approx(d[c].x * a2[c][n]), state[c][n], d[c].y * B[n]);
-        if constexpr (kOutput) y[c] = fmaf(C[n], state[c][n], y[c]);
+        y[c] = fmaf(C[n], state[c][n], y[c]);
       }
     }
   }
-  // The same, keeping the decays and the states before the step.
+  // The same without y, keeping the decays and the states before the step.
   __device__ __forceinline__ void forward_keep(const float4 (&d)[kLaneChannels], const Four& B, Block& decay,
                                                Block& before) {
 #pragma unroll
     for (int c = 0; c < kLaneChannels; ++c) {
-      const float delta_u = d[c].x * d[c].y;
 #pragma unroll
       for (int n = 0; n < kLaneStates; ++n) {
         decay[c][n] = exp2_approx(d[c].x * a2[c][n]);
         before[c][n] = state[c][n];
-        state[c][n] = fmaf(decay[c][n], state[c][n], delta_u * B[n]);
+        state[c][n] = fmaf(decay[c][n], state[c][n], d[c].y * B[n]);
       }
     }
   }
-  // Step back. d: (delta, u, g, -); after: states after the step. Leaves sums over the lane's states in hB (h * B) and hd
-  // (gradient of delta), sums over its channels in pairs: dB, then dC.
+  // Step back. d: (delta, delta * u, g, -); after: states after the step. Leaves sums over the lane's states in hB (h * B)
+  // and hA (q * A * log2(e), for the gradient of delta), sums over its channels in pairs: dB, then dC.
   __device__ __forceinline__ void backward(const float4 (&d)[kLaneChannels], const Four& B, const Four& C,
                                            const Block& decay, const Block& before, const Block& after,
-                                           float (&hB)[kLaneChannels], float (&hd)[kLaneChannels],
+                                           float (&hB)[kLaneChannels], float (&hA)[kLaneChannels],
                                            float (&pairs)[2 * kLaneStates]) {
 #pragma unroll
     for (int n = 0; n < 2 * kLaneStates; ++n) pairs[n] = 0.0f;
 #pragma unroll
     for (int c = 0; c < kLaneChannels; ++c) {
-      const float delta_u = d[c].x * d[c].y, g = d[c].z;
-      float sum_B = 0.0f, sum_decay = 0.0f;
+      const float delta = d[c].x, delta_u = d[c].y, g = d[c].z;
+      hB[c] = hA[c] = 0.0f;
 #pragma unroll
       for (int n = 0; n < kLaneStates; ++n) {
         const float h = fmaf(C[n], g, q[c][n]);
         pairs[n] = fmaf(h, delta_u, pairs[n]);
         pairs[kLaneStates + n] = fmaf(g, after[c][n], pairs[kLaneStates + n]);
-        sum_B = fmaf(h, B[n], sum_B);
+        hB[c] = fmaf(h, B[n], hB[c]);
         q[c][n] = decay[c][n] * h;
         const float carried = q[c][n] * before[c][n];
-        sum_decay = fmaf(carried, a2[c][n], sum_decay);
-        dA[c][n] = fmaf(carried, d[c].x, dA[c][n]);
+        hA[c] = fmaf(carried, a2[c][n], hA[c]);
+        dA[c][n] = fmaf(carried, delta, dA[c][n]);
       }
-      hB[c] = sum_B;
-      hd[c] = fmaf(sum_decay, kLn2, d[c].y * sum_B);
     }
   }
 };
@@ -110,18 +115,6 @@ __device__ __forceinline__ void sum_states(float (&y)[kTile][kLaneChannels], int
     const float keep = odd ? y[1][c] : y[0][c], send = odd ? y[0][c] : y[1][c];
     y[0][c] = keep + __shfl_xor_sync(0xffffffffu, send, 1);
   }
-}
-// The same for two sums of one step: even lanes end with hB, odd lanes with hd, in hB.
-__device__ __forceinline__ void sum_states(float (&hB)[kLaneChannels], const float (&hd)[kLaneChannels],
-                                           int state_lane) {
-  const bool odd = (state_lane & 1) != 0;
-#pragma unroll
-  for (int c = 0; c < kLaneChannels; ++c) {
-    const float keep = odd ? hd[c] : hB[c], send = odd ? hB[c] : hd[c];
-    hB[c] = keep + __shfl_xor_sync(0xffffffffu, send, 1);
-  }
-#pragma unroll
-  for (int c = 0; c < kLaneChannels; ++c) hB[c] += __shfl_xor_sync(0xffffffffu, hB[c], 2);
 }
 
 // Sums dB and dC over the kSubLanes channel lanes of a chunk. A lane ends with 8 / kSubLanes values, of columns

@@ -78,7 +78,12 @@ __device__ __forceinline__ float softplus(float x) {
   p = fmaf(p, w, 1.0f);
   return x > 20.0f ? x : fmaf(2.0f * t, p, fmaxf(x, 0.0f));
 }
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+// Two approximations of 1 ulp: relative error below 1e-6. __expf and __fdividef would guard against denormals.
+__device__ __forceinline__ float sigmoid(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(1.0f + exp2_approx(-kLog2e * x)));
+  return result;
+}
 
 // Sums over the kWidth lanes whose ids differ in multiples of kStride below kWidth * kStride, for eight values at once:
 // each round halves what a lane still holds, so 8 values over 8 lanes cost 7 shuffles and not 24. Lane `index` of the
