@@ -60,7 +60,8 @@ void add_finetune(CLI::App& app, Command& command) {
       "--check", options->check,
       "a dry run: reads table and splits, opens every slide, prints what each fold would learn from, and whether a "
       "run would start; writes nothing");
-  verb->add_option("--init", options->init, "model folder to start from, or 6m / 21m / nano for random weights")
+  verb->add_option("--init", options->init,
+                   "model folder to start from; a config.json, or 6m / 21m / nano, for random weights")
       ->capture_default_str()
       ->type_name("MODEL");
   verb->add_option("--task", options->task, "classification or survival; auto: by the table's columns")
@@ -149,6 +150,8 @@ void add_finetune(CLI::App& app, Command& command) {
   verb->add_flag("--keep-background", options->load.keep_background, "also learn from windows without tissue");
   verb->add_flag("--augment", options->augment,
                  "flip, turn and shift slides, vary stain and brightness, drop background windows");
+  verb->add_flag("--balance", options->balance,
+                 "classes: show every class equally often, slides of rare classes several times an epoch");
   verb->add_option("--workers", options->load.workers, "slides read at a time, ahead of the network")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);

@@ -104,8 +104,7 @@ void require_read_memory(const FinetuneOptions& options, const ModelConfig& conf
 }  // namespace
 
 std::string check_memory(Context& ctx, const FinetuneOptions& options, const OpenedSlides& opened) {
-  const ModelConfig config = is_model_name(options.init) ? named_config(options.init, 1)
-                                                         : io::read_model_config(options.init + "/config.json");
+  const ModelConfig config = initial_config(options.init);
   require_read_memory(options, config, opened);
   try {
     require_memory(ctx, config, activation_type(options.run, ctx.device()), opened.sizes, options.load.mpp);

@@ -152,10 +152,17 @@ bool FoldTrainer::validates(int64_t epoch) const {
   return !val_.empty() && options_.validate_every > 0 && (epoch + 1) % options_.validate_every == 0;
 }
 
+std::vector<int64_t> FoldTrainer::training_order(int64_t epoch) const {
+  if (!options_.balance) return io::shuffled(train_, options_.run.seed, epoch);
+  std::vector<int64_t> classes;
+  for (const int64_t slide : train_) classes.push_back(task_.targets[static_cast<size_t>(slide)].label);
+  return io::balanced(train_, classes, options_.run.seed, epoch);
+}
+
 // The orders that this epoch takes from the loader, and the one after them, so that reading never waits for the network.
 void FoldTrainer::expect_epoch() {
   const auto training = [&](int64_t epoch, int64_t first) {
-    loader_->add({io::shuffled(train_, options_.run.seed, epoch), epoch, first, options_.augment});
+    loader_->add({training_order(epoch), epoch, first, options_.augment});
   };
   const int64_t epoch = state_.epoch;
   if (expected_epoch_ != epoch) training(epoch, state_.position);

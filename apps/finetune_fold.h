@@ -64,6 +64,7 @@ class FoldTrainer {
   void add_line(const nlohmann::ordered_json& line, bool print);
   void save();
   void restore();
+  std::vector<int64_t> training_order(int64_t epoch) const;
   void expect_epoch();
   io::SlideSample next_sample();
   double mean_loss() const;

@@ -69,7 +69,8 @@ Json training_settings(const FinetuneOptions& o) {
                {"validate_every", o.validate_every},
                {"mpp", load.mpp},
                {"keep_background", load.keep_background},
-               {"augment", o.augment}};
+               {"augment", o.augment},
+               {"balance", o.balance}};
   json["slide_mpp"] = load.slide_mpp ? Json(*load.slide_mpp) : Json();
   const io::TableOptions& columns = o.columns;
   json["label_column"] = columns.label_column;

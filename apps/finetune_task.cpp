@@ -16,6 +16,8 @@ namespace pm::app {
 Task make_task(const FinetuneOptions& options, const io::Cohort& cohort, const std::vector<int64_t>& train) {
   Task task;
   if (cohort.outcome == io::Outcome::survival) {
+    PM_CHECK(!options.balance, UsageError, "--balance shows classes equally often; {} holds survival times",
+             options.table);
     task.head = Head::survival;
     task.outputs = kSurvivalBins;
     task.cuts = io::time_cuts(cohort, train, kSurvivalBins);
@@ -62,16 +64,23 @@ double host_value(const Tensor& tensor) {
   return tensor.dtype() == DType::f64 ? tensor.to_host<double>()[0] : tensor.to_host<float>()[0];
 }
 
+namespace {
+bool starts_random(const std::string& init) { return is_model_name(init) || init.ends_with(".json"); }
+}  // namespace
+
+ModelConfig initial_config(const std::string& init) {
+  if (is_model_name(init)) return named_config(init, 1);
+  return io::read_model_config(starts_random(init) ? init : init + "/config.json");
+}
+
 PixelMamba make_model(Context& ctx, const FinetuneOptions& options, const Task& task) {
   const DType activation = activation_type(options.run, ctx.device());
-  const bool random = is_model_name(options.init);
-  ModelConfig config =
-      random ? named_config(options.init, task.outputs) : io::read_model_config(options.init + "/config.json");
+  ModelConfig config = initial_config(options.init);
   const bool same_head = config.head == task.head && config.num_classes == task.outputs;
   config.head = task.head;
   config.num_classes = task.outputs;
   PixelMamba model(ctx, config, activation, options.run.seed);
-  if (random) {
+  if (starts_random(options.init)) {
     fmt::print(stderr, "start: {} with random weights from seed {}\n", options.init, options.run.seed);
     return model;
   }

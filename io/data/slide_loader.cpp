@@ -6,6 +6,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <new>
 #include <numeric>
@@ -288,7 +289,7 @@ class SlideLoader::Pool {
     sample.bad_tiles = slide.bad_tiles;
     Augmentation augmentation;
     if (slot.augment)
-      augmentation = draw_augmentation(options_.augment, options_.region_size, options_.seed, slot.epoch, slot.slide);
+      augmentation = draw_augmentation(options_.augment, options_.region_size, options_.seed, slot.epoch, slot.index);
     sample.image = move_pixels(std::move(slide.image), augmentation);
     if (options_.region_size > 0) leave_out_background(slot);
     change_colours(sample.image, augmentation);
@@ -303,7 +304,7 @@ class SlideLoader::Pool {
     if (share == 0.0) return;
     TissueWindows tissue = io::leave_out_background(
         std::move(sample.image), sample.mpp, side, options_.raster, options_.tissue, [&](int64_t window) {
-          return share < 1.0 && !draw_drop(share, options_.seed, slot.epoch, slot.slide, window);
+          return share < 1.0 && !draw_drop(share, options_.seed, slot.epoch, slot.index, window);
         });
     sample.image = std::move(tissue.image);
     sample.background = tissue.background;
@@ -355,6 +356,29 @@ std::vector<int64_t> shuffled(std::vector<int64_t> members, uint64_t seed, int64
     std::swap(members[i - 1], members[draw % i]);
   }
   return members;
+}
+
+std::vector<int64_t> balanced(const std::vector<int64_t>& members, const std::vector<int64_t>& classes, uint64_t seed,
+                              int64_t epoch) {
+  PM_CHECK(classes.size() == members.size(), ConfigError, "{} slides, but classes of {}", members.size(),
+           classes.size());
+  std::map<int64_t, std::vector<int64_t>> of_class;
+  for (size_t i = 0; i < members.size(); ++i) of_class[classes[i]].push_back(members[i]);
+  const auto total = static_cast<int64_t>(members.size()), kinds = static_cast<int64_t>(of_class.size());
+  std::vector<int64_t> order;
+  order.reserve(members.size());
+  int64_t place = 0;
+  for (const auto& [label, slides] : of_class) {
+    // One permutation after the other, without end; each epoch takes the next `share` of them.
+    const auto count = static_cast<int64_t>(slides.size()), share = total / kinds + (place < total % kinds ? 1 : 0);
+    std::vector<int64_t> permutation;
+    for (int64_t i = epoch * share; i < (epoch + 1) * share; ++i) {
+      if (permutation.empty() || i % count == 0) permutation = shuffled(slides, seed, i / count);
+      order.push_back(permutation[static_cast<size_t>(i % count)]);
+    }
+    ++place;
+  }
+  return shuffled(std::move(order), seed, epoch);
 }
 
 }  // namespace pm::io

@@ -116,5 +116,10 @@ int64_t loader_bytes(const LoaderOptions& options, int64_t width, int64_t height
 
 // A permutation of `members` that depends on seed and epoch alone (Fisher-Yates).
 std::vector<int64_t> shuffled(std::vector<int64_t> members, uint64_t seed, int64_t epoch);
+// As many slides as there are members, each class in the same number (the first ones in one more where it does not divide):
+// members of rare classes come several times, those of frequent ones take turns over the epochs. classes: of each member, from
+// 0. Depends on seed and epoch alone.
+std::vector<int64_t> balanced(const std::vector<int64_t>& members, const std::vector<int64_t>& classes, uint64_t seed,
+                              int64_t epoch);
 
 }  // namespace pm::io

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <map>
 #include <numeric>
 #include <thread>
 
@@ -363,6 +364,25 @@ TEST_CASE("orders are permutations that change with the epoch", "[cpu]") {
     for (size_t i = 0; i < 6; ++i) sums[i] += static_cast<double>(order[i]);
   }
   for (const double sum : sums) CHECK(sum / 6000.0 == Approx(2.5).margin(0.1));
+}
+
+TEST_CASE("balanced orders show every class equally often and leave nobody out", "[cpu]") {
+  const std::vector<int64_t> members = {3, 4, 5, 6, 7, 8, 9, 20, 21, 30}, classes = {0, 0, 0, 0, 0, 0, 0, 1, 1, 4};
+  CHECK(io::balanced(members, classes, 1, 0) == io::balanced(members, classes, 1, 0));
+  CHECK(io::balanced(members, classes, 1, 0) != io::balanced(members, classes, 1, 1));
+  CHECK(io::balanced(members, classes, 1, 0) != io::balanced(members, classes, 2, 0));
+  std::map<int64_t, int64_t> seen;
+  for (int64_t epoch = 0; epoch < 7; ++epoch) {  // 4, 3 and 3 slides of the classes an epoch
+    const std::vector<int64_t> order = io::balanced(members, classes, 1, epoch);
+    REQUIRE(order.size() == 10);
+    CHECK(std::count_if(order.begin(), order.end(), [](int64_t slide) { return slide < 10; }) == 4);
+    CHECK(std::count(order.begin(), order.end(), 30) == 3);
+    for (const int64_t slide : order) ++seen[slide];
+  }
+  for (const int64_t slide : {3, 4, 5, 6, 7, 8, 9}) CHECK(seen[slide] == 4);
+  CHECK(seen[20] + seen[21] == 21);
+  CHECK(std::abs(seen[20] - seen[21]) == 1);
+  CHECK_THROWS_AS(io::balanced(members, {0, 1}, 1, 0), ConfigError);
 }
 
 TEST_CASE("real slides of several vendors come through the loader", "[data]") {
