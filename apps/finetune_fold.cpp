@@ -144,7 +144,8 @@ void FoldTrainer::save() {
   state_.metrics_bytes = metrics_->bytes();
   store_.save(state_.step, options_.keep, [&](const std::string& folder) {
     write_checkpoint(ctx_, folder, {model_, optimiser_, average_.get()}, state_, fingerprint(), environment_.files);
-    io::write_preprocessing(folder, {options_.load.mpp, options_.load.keep_background}, environment_.files);
+    io::write_preprocessing(folder, {options_.load.mpp, options_.load.keep_background, task_.class_names},
+                            environment_.files);
   });
 }
 
@@ -397,7 +398,8 @@ void FoldTrainer::finish(const std::vector<SlidePrediction>& predictions) {
     const WithAverage averaged(ctx_, average_.get());
     const std::string folder = settings_.folder + "/model";
     io::write_model(folder, model_, environment_.files);
-    io::write_preprocessing(folder, {options_.load.mpp, options_.load.keep_background}, environment_.files);
+    io::write_preprocessing(folder, {options_.load.mpp, options_.load.keep_background, task_.class_names},
+                            environment_.files);
   }
   Json summary = {{"epochs", state_.epoch},   {"step", state_.step},         {"update", state_.update},
                   {"loss", last_loss_},       {"skipped", state_.skipped},   {"unreadable", state_.unreadable},

@@ -32,12 +32,14 @@ struct InferOptions {
 struct Reading {
   ReadOptions read;
   bool keep_background = true;
+  std::vector<std::string> class_names;  // of the outputs; empty: they have none
 };
 
 struct SlideResult {
   io::SlideRow row;
   io::SlideImage slide;  // its pixels are dropped once the prediction is there
   Prediction prediction;
+  std::string class_name;            // of the most probable class; empty: it has none
   int64_t windows = 0, skipped = 0;  // of the picture; without tissue, not shown to the network
   bool no_tissue = false;
   double read_seconds = 0.0, compute_seconds = 0.0;
@@ -60,6 +62,9 @@ SlideResult infer_one(Context& ctx, const PixelMamba& model, const io::SlideRow&
   }
   const double read = now_seconds();
   result.prediction = predict(ctx, model, image_tensor(ctx, result.slide.image));
+  if (model.config().head == Head::classification && !reading.class_names.empty()) {
+    result.class_name = reading.class_names.at(static_cast<size_t>(best_class(result.prediction)));
+  }
   result.read_seconds = read - start;
   result.compute_seconds = now_seconds() - read;
   result.slide.image = {width, height, {}};
@@ -71,6 +76,7 @@ void print_json(const SlideResult& result, Head head, bool embedding) {
   const Prediction& p = result.prediction;
   if (head != Head::none) line["logits"] = p.logits;
   if (head == Head::classification) line["probabilities"] = p.probabilities;
+  if (!result.class_name.empty()) line["class"] = result.class_name;
   if (head == Head::survival) {
     line["risk"] = p.risk;
     line["hazards"] = p.probabilities;
@@ -101,7 +107,10 @@ void print_text(const SlideResult& result, Head head) {
     fmt::print("  background  {} of {} windows without tissue skipped\n", result.skipped, result.windows);
   if (head == Head::classification) {
     const int64_t best = best_class(p);
-    fmt::print("  prediction  class {} of {}, probability {:.4f}\n", best, p.probabilities.size(),
+    const std::string number = fmt::format("{} of {}", best, p.probabilities.size());
+    const bool named = !result.class_name.empty() && result.class_name != std::to_string(best);
+    fmt::print("  prediction  class {}, probability {:.4f}\n",
+               named ? fmt::format("{} (number {})", result.class_name, number) : number,
                p.probabilities[static_cast<size_t>(best)]);
   }
   if (head == Head::survival) fmt::print("  risk        {:.4f} (higher is worse)\n", p.risk);
@@ -111,7 +120,9 @@ void print_text(const SlideResult& result, Head head) {
 
 std::string predictions_csv(const std::vector<SlideResult>& results, const ModelConfig& config) {
   std::string text = "slide_id,case_id,path,width,height,mpp,mpp_source,regions,regions_left,bad_tiles,windows_skipped";
-  if (config.head == Head::classification) text += ",prediction";
+  const bool named =
+      std::any_of(results.begin(), results.end(), [](const SlideResult& result) { return !result.class_name.empty(); });
+  if (config.head == Head::classification) text += named ? ",prediction,class" : ",prediction";
   if (config.head == Head::survival) text += ",risk";
   const char* prefix = config.head == Head::survival ? "hazard" : "p";
   for (int64_t i = 0; i < config.num_classes; ++i) text += fmt::format(",{}_{}", prefix, i);
@@ -123,6 +134,7 @@ std::string predictions_csv(const std::vector<SlideResult>& results, const Model
                         result.slide.image.height, result.slide.mpp > 0.0 ? fmt::format("{:g}", result.slide.mpp) : "",
                         result.slide.mpp_source, p.regions, p.regions_left, result.slide.bad_tiles, result.skipped);
     if (config.head == Head::classification) text += fmt::format(",{}", best_class(p));
+    if (named) text += "," + io::csv_field(result.class_name);
     if (config.head == Head::survival) text += fmt::format(",{:.9g}", p.risk);
     for (const double probability : p.probabilities) text += fmt::format(",{:.9g}", probability);
     text += "\n";
@@ -158,7 +170,7 @@ void check_can_hold_results(const std::string& folder) {
 }
 
 // As the model was trained, unless an option says otherwise; what that comes to is said on stderr.
-Reading reading_for(const InferOptions& options) {
+Reading reading_for(const InferOptions& options, const ModelConfig& config) {
   const std::optional<io::Preprocessing> trained =
       is_model_name(options.model) ? std::nullopt : io::read_preprocessing(options.model);
   Reading reading;
@@ -166,6 +178,10 @@ Reading reading_for(const InferOptions& options) {
   reading.read.mpp = options.mpp.value_or(trained ? trained->mpp : reading.read.mpp);
   reading.keep_background =
       options.keep_background || (!options.skip_background && (!trained || trained->keep_background));
+  if (trained) reading.class_names = trained->class_names;
+  PM_CHECK(reading.class_names.empty() || static_cast<int64_t>(reading.class_names.size()) == config.num_classes,
+           IoError, "{}/preprocessing.json: class_names: {} names, but the network has {} outputs", options.model,
+           reading.class_names.size(), config.num_classes);
   if (!trained) {
     if (!reading.keep_background) fmt::print(stderr, "windows without tissue are skipped\n");
     return reading;
@@ -184,7 +200,7 @@ int run_infer(const InferOptions& options) {
   const std::vector<io::SlideRow> rows = io::list_slides(options.input);
   const auto ctx = make_context(options.run);
   const PixelMamba model = load_model(*ctx, options.model, options.run);
-  const Reading reading = reading_for(options);
+  const Reading reading = reading_for(options, model.config());
   const Head head = model.config().head;
   int64_t windows = 0, skipped = 0;
   std::vector<SlideResult> results;

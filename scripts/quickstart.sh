@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# From a fresh checkout to the prediction of a slide: installs, builds, writes made-up slides if none is given, infers.
+# From a fresh checkout to a cross-validated model, its report and the prediction of a slide: installs, builds, writes a made-up
+# cohort, trains, infers. With a slide: builds and infers.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
   cat <<'TEXT'
 usage: scripts/quickstart.sh [SLIDE [options of `pixel-mamba infer`]]
-  scripts/quickstart.sh                               builds, writes made-up slides and predicts one
-  scripts/quickstart.sh slide.svs                     the same with a slide of yours
+  scripts/quickstart.sh                               builds, learns from a made-up cohort and predicts one of its slides
+  scripts/quickstart.sh slide.svs                     builds and predicts a slide of yours, with random weights
   scripts/quickstart.sh slide.svs --slide-mpp 0.25    for a file that does not say its micrometres per pixel
 Environment: PM_JOBS (compilers at a time), PM_WITH_CUDA=OFF (CPU only), PM_SKIP_INSTALL=1 (do not touch packages).
 TEXT
@@ -44,9 +45,6 @@ for ((i = 0; i < ${#arguments[@]}; ++i)); do
     --out=*) has_out=1 out=${arguments[i]#--out=} ;;
   esac
 done
-if ((!has_model)); then arguments+=(--model "$model"); fi
-if ((!has_out)); then arguments+=(--out "$out"); fi
-
 if [[ "${PM_SKIP_INSTALL:-0}" != 1 ]]; then "$root/scripts/install.sh"; fi
 
 mkdir -p "${here}build"
@@ -58,14 +56,27 @@ else
 fi
 step "build ($(describe_build))" build "${here}build" pixel-mamba
 
+trained=0
 if [[ -z "$slide" ]]; then
-  cohort=${here}quickstart/example
-  slide=$cohort/slides/case-001.tif
+  trained=1
+  cohort=${here}quickstart/cohort run=${here}quickstart/run
   if [[ ! -e "$cohort/slides.csv" ]]; then  # the table is written last
-    rm -rf "$cohort"
-    step "write two example slides" "$program" synth "$cohort" --cases 2 --folds 2 --size 4096x3072 --mpp 0.5
+    rm -rf "$cohort" "$run"
+    step "write a made-up cohort" "$program" synth "$cohort" --cases 300 --folds 3
   fi
+  # Goes on where an interrupted one stopped.
+  train=(finetune "$cohort/slides.csv" --splits "$cohort/splits" --config "${here}scripts/quickstart.json" --out "$run" --resume)
+  echo
+  echo "$program ${train[*]}"
+  begin=$SECONDS
+  "$program" "${train[@]}"
+  echo "trained and judged in $((SECONDS - begin)) s"
+  slide=$cohort/slides/case-001.tif
+  fold=$(grep -lE ',case-001$' "$cohort"/splits/splits_*.csv | sed -E 's/.*splits_([0-9]+)\.csv/\1/')  # that held it out
+  model=$run/fold-$fold/model
 fi
+if ((!has_model)); then arguments+=(--model "$model"); fi
+if ((!has_out)); then arguments+=(--out "$out"); fi
 
 echo
 echo "$program infer $slide ${arguments[*]}"
@@ -73,13 +84,25 @@ begin=$SECONDS
 "$program" infer "$slide" "${arguments[@]}"
 seconds=$((SECONDS - begin))
 
+echo
+echo "Predicted in $seconds s. Written:"
+if ((trained)); then
+  cat <<TEXT
+  $run/report.html          the cross validation on one page: open it in a browser
+  $run/predictions.csv      the risk of every held-out case, with its follow-up
+  $run/fold-*/model         the networks
+TEXT
+fi
 cat <<TEXT
-
-Done in $seconds s. Written:
-  $out/predictions.csv   one row per slide: size, resolution, regions, predicted class, probability of each class
+  $out/predictions.csv   one row per slide: size, resolution, regions, predicted class or risk
   $out/embeddings.npy    one row of float32 numbers per slide: the slide as the network sees it
 TEXT
-if [[ "$model" == 6m || "$model" == 21m ]]; then
+if ((trained)); then
+  cat <<'TEXT'
+
+The slides are made up: io/synth/synth_cohort.h says what their outcomes depend on and how well they can be ranked.
+TEXT
+elif [[ "$model" == 6m || "$model" == 21m ]]; then
   cat <<'TEXT'
 
 The weights are random (seed 0): the prediction means nothing until a model is trained. What this run shows is that
@@ -91,7 +114,7 @@ cat <<TEXT
 Next
   what is in the file           $program inspect $slide
   a slide of yours              scripts/quickstart.sh slide.svs       (--slide-mpp 0.25 if it does not say its resolution)
-  train on your own slides      $program finetune slides.csv --out run       (CSV with the columns path,label)
+  train on your own slides      $program finetune slides.csv --folds 5 --out run       (CSV with the columns path,label)
   more examples                 $program
   build and run the tests       scripts/test.sh
 TEXT
