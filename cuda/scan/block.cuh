@@ -35,6 +35,38 @@ __device__ __forceinline__ float silu_grad(float v) {
   return s * (1.0f + v * (1.0f - s));
 }
 
+// kCount neighbouring values of a row as they lie in memory, 2 to 16 bytes that move at once.
+template <typename T, int kCount>
+struct alignas(sizeof(T) * kCount) Vector {
+  using Word = std::conditional_t<sizeof(T) * kCount % 4 == 0, unsigned, unsigned short>;
+  Word word[sizeof(T) * kCount / sizeof(Word)];
+
+  __device__ __forceinline__ float operator[](int i) const {
+    if constexpr (sizeof(T) == 4) return __uint_as_float(word[i]);
+    if constexpr (sizeof(Word) == 2) return __uint_as_float(unsigned{word[i]} << 16);
+    return __uint_as_float(i % 2 == 0 ? word[i / 2] << 16 : word[i / 2] & 0xffff0000u);
+  }
+  __device__ static __forceinline__ Vector of(const float (&v)[kCount]) {
+    Vector result;
+#pragma unroll
+    for (int i = 0; i < static_cast<int>(sizeof(result.word) / sizeof(Word)); ++i) {
+      if constexpr (sizeof(T) == 4) {
+        result.word[i] = __float_as_uint(v[i]);
+      } else if constexpr (sizeof(Word) == 2) {
+        result.word[i] = __bfloat16_as_ushort(__float2bfloat16_rn(v[i]));
+      } else {
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
+        result.word[i] = *reinterpret_cast<const unsigned*>(&pair);
+      }
+    }
+    return result;
+  }
+};
+template <typename T, int kCount>
+__device__ __forceinline__ Vector<T, kCount> load_vector(bool exists, const T* place) {
+  return exists ? *reinterpret_cast<const Vector<T, kCount>*>(place) : Vector<T, kCount>{};
+}
+
 // Chunk `sub` of a block: its first row, and its tokens (0 where there is no such chunk). Call from every thread.
 struct SubTable {
   int64_t row[kMaxSubs];
