@@ -38,7 +38,7 @@
 //           Measured (ncu, H100, bf16, those images): 0.60, 0.51, 0.57, 0.83 ms for C = 3, 6, 12, 24; before, as separate
 //           kernels, 1.6 ms for C = 3. C = 24 is bound by multiply-adds, not by memory.
 // registers: 64, 80, 125, 213 a thread, none spilled: 4, 3, 2, 2 blocks a multiprocessor (float32 at most 2).
-// numerics: float32; hn and x are rounded to the storage type, as the way back reads them from memory.
+// numerics: float32; hn and x are rounded to the storage type, as the way back reads them from memory. softplus: block_project.cu.
 // deterministic: no atomics, every value by one thread in a fixed order.
 #include "cuda/scan/block.cuh"
 #include "cuda/scan/block_rows.cuh"
@@ -292,7 +292,7 @@ struct Tile {
         float sum = fmaf(w.x, dt[j][0], shared.weights.dt_bias[half][n + k]);
         sum = fmaf(w.y, dt[j][1], sum);
         sum = fmaf(w.z, dt[j][2], sum);
-        v[j][k] = scan::softplus(fmaf(w.w, dt[j][3], sum));
+        v[j][k] = scan::softplus_as<T>(fmaf(w.w, dt[j][3], sum));
       }
       stage_rows<kE>(rows, n, v, 0);
     }

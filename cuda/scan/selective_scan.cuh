@@ -10,6 +10,8 @@
 // Masks: a channel, step or state outside the problem reads as zero. delta = 0 decays by exactly 1 and adds nothing, so
 //        masked steps leave every state as it is; masked states start at 0 and stay 0.
 #pragma once
+#include <type_traits>
+
 #include "cuda/core/launch.cuh"
 #include "cuda/core/reduce.cuh"
 #include "engine/ops/scan/selective_scan.h"
@@ -77,6 +79,22 @@ __device__ __forceinline__ float softplus(float x) {
   p = fmaf(p, w, 0.33333161f);
   p = fmaf(p, w, 1.0f);
   return x > 20.0f ? x : fmaf(2.0f * t, p, fmaxf(x, 0.0f));
+}
+// The same for what is stored with 8 significant bits: relative error below 7e-5. log(1 + e) / e is a polynomial on [0, 1].
+__device__ __forceinline__ float softplus_coarsely(float x) {
+  const float e = exp2_approx(-kLog2e * fabsf(x));
+  float p = 0.0413473017f;
+  p = fmaf(p, e, -0.157427206f);
+  p = fmaf(p, e, 0.306300929f);
+  p = fmaf(p, e, -0.496977805f);
+  p = fmaf(p, e, 0.999943278f);
+  return fmaf(e, p, fmaxf(x, 0.0f));
+}
+// softplus of a value that is stored as T.
+template <typename T>
+__device__ __forceinline__ float softplus_as(float x) {
+  if constexpr (std::is_same_v<T, float>) return softplus(x);
+  return softplus_coarsely(x);
 }
 // Two approximations of 1 ulp: relative error below 1e-6. __expf and __fdividef would guard against denormals.
 __device__ __forceinline__ float sigmoid(float x) {
