@@ -8,7 +8,8 @@
 //                     instructions (SASS) per 32 values.
 //                     Else a thread keeps the row of dt_weight of its channels in registers and walks rows; dt is the same
 //                     for all channels of a row, so its loads are broadcasts.
-// gather_pair_grads : dproj from the partial dB, dC of the channel groups and from ddt; one thread per value.
+// gather_pair_grads : dproj from the partial dB, dC of the channel groups and from ddt; a thread makes four columns of every
+//                     gridDim-th row of its place.
 // numerics          : float32; softplus by expf and a series of log1p, in bf16 by ex2.approx and a polynomial (7e-5).
 //                     deterministic: fixed order of the groups.
 #include "cuda/scan/block.cuh"
@@ -192,18 +193,28 @@ __global__ void __launch_bounds__(kBlock)
     block_pairs_kernel(const float* __restrict__ partials, const T* __restrict__ ddt, const T* __restrict__ proj,
                        T* __restrict__ dproj, T* __restrict__ dt, int64_t rows, int groups, int dt_rank,
                        int proj_width) {
-  const int64_t step = int64_t{gridDim.x} * kBlock;
-  for (int64_t i = int64_t{blockIdx.x} * kBlock + threadIdx.x; i < rows * proj_width; i += step) {
-    const int64_t row = i / proj_width;
-    const int column = static_cast<int>(i - row * proj_width), r = column - kPairs;
-    float value = 0.0f;
-    if (r < 0) {
-      for (int group = 0; group < groups; ++group) value += partials[(group * rows + row) * kPairs + column];
-    } else if (r < dt_rank) {
-      value = to_float(ddt[row * dt_rank + r]);
-      dt[row * dt_rank + r] = proj[i];
+  const int quads = proj_width / 4, strands = kBlock / quads, strand = threadIdx.x / quads;
+  const int column = static_cast<int>(threadIdx.x) % quads * 4, first = column - kPairs;  // first: column of dt
+  if (strand >= strands) return;
+  const int64_t step = int64_t{gridDim.x} * strands;
+  for (int64_t row = int64_t{blockIdx.x} * strands + strand; row < rows; row += step) {
+    float v[4] = {};
+    if (first < 0) {
+      const float* source = partials + row * kPairs + column;
+      for (int group = 0; group < groups; ++group, source += rows * kPairs) {
+        const float4 four = load_four(source);
+        v[0] += four.x, v[1] += four.y, v[2] += four.z, v[3] += four.w;
+      }
+    } else {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        if (first + c >= dt_rank) continue;
+        const int64_t at = row * dt_rank + first + c;
+        v[c] = to_float(ddt[at]);
+        dt[at] = proj[row * proj_width + column + c];
+      }
     }
-    dproj[i] = from_float<T>(value);
+    *reinterpret_cast<Vector<T, 4>*>(dproj + row * proj_width + column) = Vector<T, 4>::of(v);
   }
 }
 
@@ -278,8 +289,9 @@ void step_sizes(const Sequences& s, const MambaBlockArgs& args, const Projected 
 }
 
 void gather_pair_grads(const Sequences& s, const MambaBlockArgs& args, const PairGrads& g, Stream stream) {
+  const int64_t blocks = std::clamp<int64_t>(ceil_div(s.rows(), kBlock / (s.proj_width / 4)), 1, kMaxGrid);
   dispatch_float(args.dtype, [&]<typename T>() {
-    block_pairs_kernel<T><<<grid_for(s.rows() * s.proj_width), kBlock, 0, raw(stream)>>>(
+    block_pairs_kernel<T><<<static_cast<unsigned>(blocks), kBlock, 0, raw(stream)>>>(
         g.partials, static_cast<const T*>(g.ddt), static_cast<const T*>(g.proj), static_cast<T*>(g.dproj),
         static_cast<T*>(g.dt), s.rows(), s.groups, static_cast<int>(args.dt_rank), s.proj_width);
     PM_CHECK_LAUNCH("block_pairs");
