@@ -4,7 +4,6 @@
 
 #include "io/data/csv.h"
 #include "io/data/slide_loader.h"
-#include "tests/io/pictures.h"
 #include "tests/apps/run_program.h"
 
 namespace pm::test {
@@ -39,7 +38,7 @@ class MadeUpCohort {
       }
     }
     const std::string file = cohort() + "/shuffled.csv";
-    write_bytes(file, text + "\n");
+    std::ofstream(file) << text << "\n";
     return file;
   }
 
