@@ -108,9 +108,9 @@ void add_bench(CLI::App& app, Command& command) {
     add_run_options(*kind, options->run);
   };
   const auto add_model = [&](CLI::App* kind) {
-    kind->add_option("--model", options->model, "6m or 21m")
+    kind->add_option("--model", options->model, "6m, 21m or nano")
         ->capture_default_str()
-        ->check(CLI::IsMember({"6m", "21m"}));
+        ->check(CLI::IsMember({"6m", "21m", "nano"}));
     kind->add_option("--mode", options->mode, "infer or train (forward, backward, clipping, AdamW)")
         ->capture_default_str()
         ->check(CLI::IsMember({"infer", "train"}));

@@ -1,7 +1,6 @@
 // bench images, bench slide: a whole model, forward or one training step.
 #include "apps/bench.h"
 #include "apps/train_step.h"
-#include "autograd/ops/cross_entropy.h"
 #include "engine/core/check.h"
 #include "engine/ops/loss/cross_entropy.h"
 #include "layers/model/cost.h"
@@ -40,14 +39,13 @@ int bench_model(const std::string& kind, const BenchOptions& options) {
   const DType activation = activation_type(options.run, ctx->device());
   PixelMamba model(*ctx, config, activation, options.run.seed);
   const Variable image(random_image(*ctx, batch, size));
-  const Tensor targets =
-      ops::one_hot(*ctx, std::vector<int64_t>(static_cast<size_t>(batch), 1), 1000, param_dtype(activation));
-  AdamW optimiser = make_adamw(*ctx, model, 0.05);
-  optimiser.set_learning_rate(*ctx, 1e-5);
-  const auto step = [&] {
-    backward(*ctx, cross_entropy(*ctx, model.forward(*ctx, image).logits, targets, 0.1));
-    apply_gradients(*ctx, model, optimiser, {std::nullopt, 1.0, 1.0});
-  };
+  std::optional<AdamW> optimiser;
+  Tensor targets;
+  if (train) {
+    targets = ops::one_hot(*ctx, std::vector<int64_t>(static_cast<size_t>(batch), 1), 1000, param_dtype(activation));
+    optimiser.emplace(make_adamw(*ctx, model, 0.05)).set_learning_rate(*ctx, 1e-5);
+  }
+  const auto step = [&] { classification_step(*ctx, model, *optimiser, image, targets); };
   ctx->backend().reset_peak();
   std::unique_ptr<CapturedWork> captured;
   if (options.graph) {
@@ -61,8 +59,8 @@ int bench_model(const std::string& kind, const BenchOptions& options) {
     model.forward(*ctx, image);
   });
 
-  const double exps = static_cast<double>(batch) * model_cost(config, size, size, activation).exponentials *
-                      (train ? kTrainingFloor : 1.0);
+  const double exps =
+      static_cast<double>(batch) * model_cost(config, size, size).exponentials * (train ? kTrainingFloor : 1.0);
   const double peak_gb = static_cast<double>(ctx->backend().memory().peak_bytes) / 1e9, gexp_per_s = exps / ms / 1e6;
   const double images_per_s = 1e3 * static_cast<double>(batch) / ms;
   const double mpx_per_s = images_per_s * static_cast<double>(size * size) / 1e6;

@@ -133,6 +133,8 @@ __global__ void __launch_bounds__(kBlock)
 
 }  // namespace
 
+static_assert(kParameters == kScanParameters);
+
 int64_t parameter_rows(const Sequences& s) { return ceil_div(s.pairs(), s.subs); }
 int64_t parameter_columns(const MambaBlockArgs& args) { return 2 * args.d_inner * kParameters; }
 
