@@ -361,6 +361,13 @@ TEST_CASE("bench takes small regions and captured steps", "[cpu]") {
       json_lines(run_program("inspect 6m --region-size 32 --size 32 --json").out).at(0)["memory"]["cpu"];
   CHECK(row["peak_gb"] == Approx(1e-9 * predicted["fp32"]["training_bytes"].get<double>()).epsilon(0.1));
   CHECK(run_program(command + "--graph").code == 2);
+  // Left open, or refused: a graph is what a GPU gets.
+  for (const char* arguments : {"--mode train", "--mode train --no-graph", "--no-graph"}) {
+    const Outcome plain = run_program(command + arguments);
+    CAPTURE(arguments);
+    REQUIRE(plain.code == 0);
+    CHECK_FALSE(json_lines(plain.out).at(0).contains("graph"));
+  }
   const Outcome odd = run_program("bench images --device cpu --batch 1 --region-size 20");
   CHECK(odd.code == 3);
   CHECK(contains(odd.err, "multiple of 32"));
