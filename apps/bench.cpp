@@ -108,9 +108,9 @@ void add_bench(CLI::App& app, Command& command) {
     add_run_options(*kind, options->run);
   };
   const auto add_model = [&](CLI::App* kind) {
-    kind->add_option("--model", options->model, "6m or 21m")
+    kind->add_option("--model", options->model, "6m, 21m or nano")
         ->capture_default_str()
-        ->check(CLI::IsMember({"6m", "21m"}));
+        ->check(CLI::IsMember({"6m", "21m", "nano"}));
     kind->add_option("--mode", options->mode, "infer or train (forward, backward, clipping, AdamW)")
         ->capture_default_str()
         ->check(CLI::IsMember({"infer", "train"}));
@@ -142,8 +142,14 @@ void add_bench(CLI::App& app, Command& command) {
   CLI::App* images = verb->add_subcommand("images", "A batch of images through a model");
   add_model(images);
   images->add_option("--batch", options->batch, "images per batch")->capture_default_str()->check(CLI::PositiveNumber);
-  images->add_flag("--graph", options->graph, "with --mode train: capture the whole step once and replay it (GPU)");
-  images->callback([options, &command] { command.exit_code = bench_model("images", *options); });
+  const CLI::Option* graph = images->add_flag(
+      "--graph,!--no-graph", options->graph,
+      "with --mode train: capture the whole step once and replay it, same bits, fewer calls of the host; on a GPU the "
+      "default, --no-graph launches kernel by kernel");
+  images->callback([options, &command, graph] {
+    options->graph_chosen = graph->count() > 0;
+    command.exit_code = bench_model("images", *options);
+  });
   CLI::App* slide = verb->add_subcommand("slide", "One slide through a model");
   add_model(slide);
   slide->callback([options, &command] { command.exit_code = bench_model("slide", *options); });

@@ -20,9 +20,9 @@ struct BenchOptions {
   std::string model = "6m", mode = "infer";
   int64_t batch = 128, size = 0, region_size = 0, repeats = 0;
   int64_t d_inner = 0, seq_len = 0, d_state = 16;
-  bool graph = false;
-  std::string baseline;     // file with the lines of an earlier --json run; empty: none
-  double tolerance = 10.0;  // percent
+  bool graph = false, graph_chosen = false;  // capture the training step; not chosen: for images on a GPU
+  std::string baseline;                      // file with the lines of an earlier --json run; empty: none
+  double tolerance = 10.0;                   // percent
 };
 
 // Median of `repeats` timed runs after two warm-up runs; 0 repeats: as many as fit two seconds, 3 to 50. With `flush`, the

@@ -1,7 +1,6 @@
 // bench images, bench slide: a whole model, forward or one training step.
 #include "apps/bench.h"
 #include "apps/train_step.h"
-#include "autograd/ops/cross_entropy.h"
 #include "engine/core/check.h"
 #include "engine/ops/loss/cross_entropy.h"
 #include "layers/model/cost.h"
@@ -37,20 +36,20 @@ int bench_model(const std::string& kind, const BenchOptions& options) {
                                                            : standard;
   const ModelConfig config = config_of(options);
   const auto ctx = make_context(options.run);
+  const bool graph = options.graph_chosen ? options.graph : images && train && !ctx->device().is_cpu();
   const DType activation = activation_type(options.run, ctx->device());
   PixelMamba model(*ctx, config, activation, options.run.seed);
   const Variable image(random_image(*ctx, batch, size));
-  const Tensor targets =
-      ops::one_hot(*ctx, std::vector<int64_t>(static_cast<size_t>(batch), 1), 1000, param_dtype(activation));
-  AdamW optimiser = make_adamw(*ctx, model, 0.05);
-  optimiser.set_learning_rate(*ctx, 1e-5);
-  const auto step = [&] {
-    backward(*ctx, cross_entropy(*ctx, model.forward(*ctx, image).logits, targets, 0.1));
-    apply_gradients(*ctx, model, optimiser, {std::nullopt, 1.0, 1.0});
-  };
+  std::optional<AdamW> optimiser;
+  Tensor targets;
+  if (train) {
+    targets = ops::one_hot(*ctx, std::vector<int64_t>(static_cast<size_t>(batch), 1), 1000, param_dtype(activation));
+    optimiser.emplace(make_adamw(*ctx, model, 0.05)).set_learning_rate(*ctx, 1e-5);
+  }
+  const auto step = [&] { classification_step(*ctx, model, *optimiser, image, targets); };
   ctx->backend().reset_peak();
   std::unique_ptr<CapturedWork> captured;
-  if (options.graph) {
+  if (graph) {
     step();
     captured = ctx->backend().capture(step);
   }
@@ -61,8 +60,8 @@ int bench_model(const std::string& kind, const BenchOptions& options) {
     model.forward(*ctx, image);
   });
 
-  const double exps = static_cast<double>(batch) * model_cost(config, size, size, activation).exponentials *
-                      (train ? kTrainingFloor : 1.0);
+  const double exps =
+      static_cast<double>(batch) * model_cost(config, size, size).exponentials * (train ? kTrainingFloor : 1.0);
   const double peak_gb = static_cast<double>(ctx->backend().memory().peak_bytes) / 1e9, gexp_per_s = exps / ms / 1e6;
   const double images_per_s = 1e3 * static_cast<double>(batch) / ms;
   const double mpx_per_s = images_per_s * static_cast<double>(size * size) / 1e6;
@@ -70,7 +69,7 @@ int bench_model(const std::string& kind, const BenchOptions& options) {
   if (config.region_size != 224) what["region_size"] = config.region_size;
   what["precision"] = options.run.precision;
   what["mode"] = options.mode;
-  if (options.graph) what["graph"] = true;
+  if (graph) what["graph"] = true;
   nlohmann::ordered_json measured = {{"ms", ms}};
   measured[images ? "images_per_s" : "mpx_per_s"] = images ? images_per_s : mpx_per_s;
   measured["gexp_per_s"] = gexp_per_s;
@@ -84,8 +83,8 @@ int bench_model(const std::string& kind, const BenchOptions& options) {
   report.add(what, measured,
              fmt::format("{} {} {}{}, batch {} of {} x {}, {}: {:.2f} ms, {:.1f} images/s, {:.2f} Mpixel/s, {:.1f} "
                          "Gexp/s{}, peak {:.2f} GB",
-                         options.model, options.mode, options.run.precision, options.graph ? " as a graph" : "", batch,
-                         size, size, ctx->device().str(), ms, images_per_s, mpx_per_s, gexp_per_s, floor, peak_gb));
+                         options.model, options.mode, options.run.precision, graph ? " as a graph" : "", batch, size,
+                         size, ctx->device().str(), ms, images_per_s, mpx_per_s, gexp_per_s, floor, peak_gb));
   return report.finish();
 }
 

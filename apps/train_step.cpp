@@ -3,6 +3,8 @@
 #include <cassert>
 #include <utility>
 
+#include "autograd/ops/cross_entropy.h"
+
 namespace pm::app {
 
 AdamW make_adamw(Context& ctx, const PixelMamba& model, double weight_decay) {
@@ -26,6 +28,12 @@ Tensor apply_gradients(Context& ctx, PixelMamba& model, AdamW& optimiser, const 
   }
   if (options.lr) optimiser.set_learning_rate(ctx, *options.lr);
   return optimiser.step(ctx, {options.grad_scale, options.clip});
+}
+
+void classification_step(Context& ctx, PixelMamba& model, AdamW& optimiser, const Variable& image,
+                         const Tensor& targets) {
+  backward(ctx, cross_entropy(ctx, model.forward(ctx, image).logits, targets, 0.1));
+  apply_gradients(ctx, model, optimiser, {std::nullopt, 1.0, 1.0});
 }
 
 }  // namespace pm::app

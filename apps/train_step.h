@@ -1,4 +1,4 @@
-// The optimiser step that `finetune` takes and `bench` measures.
+// The optimiser step that `finetune` takes and `bench` measures, and the whole step that `bench` measures.
 #pragma once
 #include <optional>
 
@@ -20,5 +20,9 @@ struct StepOptions {
 // Clips, steps, clears the gradients: five launches on a GPU. Returns the norm before clipping as a tensor of one value: nothing
 // here waits for the device.
 Tensor apply_gradients(Context& ctx, PixelMamba& model, AdamW& optimiser, const StepOptions& options);
+
+// Forward, backward, clipping and AdamW at the rate that the optimiser was last told. targets: (batch, num_classes)
+void classification_step(Context& ctx, PixelMamba& model, AdamW& optimiser, const Variable& image,
+                         const Tensor& targets);
 
 }  // namespace pm::app

@@ -5,7 +5,7 @@
 
 #include "engine/core/backend.h"
 #include "engine/core/dtype.h"
-#include "engine/ops/scan/mamba_block.h"
+#include "engine/ops/scan/mamba_block_plan.h"
 
 namespace pm::cuda::block {
 
@@ -52,7 +52,6 @@ void convolve_grad(const Sequences&, const MambaBlockArgs&, const void* x, const
 
 // block_prepare.cu: layers of few channels, whose weights fit into shared memory many times over: all from tokens to what
 // the scans read in one kernel. x_proj: reordered. inputs: null where not wanted.
-bool narrow(const MambaBlockArgs&);
 struct PreparedInputs {
   void *hn, *x, *z;  // (rows, channels), (rows, d_inner) twice
 };
@@ -96,7 +95,6 @@ void summarise_grad(const Sequences&, const MambaBlockArgs&, const Projected (&r
                     int64_t first_pair, const void* z, const void* dy, Stream);
 
 // block_grad.cu, chunks of at most kGradChunk tokens, a multiple of 4: both directions, the forward one first.
-constexpr int kGradChunk = 64;
 struct ScanGrads {
   void* y;                  // (rows, d_inner)
   void* dz;                 // (rows, d_inner)

@@ -1,7 +1,7 @@
 // The gradient scan of the fused Mamba block: one direction per launch, the forward one first.
 //
 // maths   : engine/ops/scan/selective_scan.h, with g = dy * share * silu(z) and y = (y_forward + y_reverse) * share * silu(z)
-// passes  : a block takes one chunk of 64 steps of 96 channels (or of several chunks, block.cuh) from the state that enters
+// passes  : a block takes one chunk of at most 64 steps of 96 channels (or several chunks, block.cuh) from the state that enters
 //           it in front and the adjoint that enters it behind (block_summary_grad.cu, block_carry.cu).
 //           A. forward: y, and the state before every tile of 4 steps, kept in shared memory
 //           B. tiles from last to first: the 4 steps again with decays and states in registers, then back through them:
@@ -124,6 +124,8 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 }  // namespace
+
+static_assert(kParameters == kScanParameters);
 
 int64_t parameter_rows(const Sequences& s) { return ceil_div(s.pairs(), s.subs); }
 int64_t parameter_columns(const MambaBlockArgs& args) { return 2 * args.d_inner * kParameters; }

@@ -47,8 +47,9 @@ namespace pm::cuda::block {
 namespace {
 
 constexpr int kTaps = 4, kHalo = kTaps - 1;
-constexpr int kTokens = 2;      // of a thread
-constexpr int kRank = 4;        // dt columns, those behind dt_rank are zero
+constexpr int kTokens = 2;  // of a thread
+constexpr int kRank = 4;    // dt columns, those behind dt_rank are zero
+static_assert(kRank == kNarrowRank && kHalo == kHaloTokens);
 constexpr int kProjected = 36;  // B, C, dt
 
 template <typename T, int kC>
@@ -362,12 +363,6 @@ Parameters parameters_of(const MambaBlockArgs& args, const float* const (&x_proj
 }
 
 }  // namespace
-
-bool narrow(const MambaBlockArgs& args) {
-  const int64_t c = args.channels;
-  return (c == 3 || c == 6 || c == 12 || c == 24) && args.d_inner == 2 * c && args.d_state == kStates &&
-         args.d_conv == kTaps && args.dt_rank <= kRank;
-}
 
 void prepare_narrow(const Sequences& s, const MambaBlockArgs& args, const void* tokens, const float* const (&x_proj)[2],
                     const PreparedInputs& inputs, const Projected (&out)[2], Stream stream) {

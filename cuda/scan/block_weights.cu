@@ -13,8 +13,7 @@ namespace pm::cuda::block {
 namespace {
 
 constexpr int kPairs = 2 * kStates;
-constexpr int kParts = 6;            // in_proj, out_proj, x_proj twice, dt_weight twice
-constexpr int64_t kAlignment = 128;  // elements: a part begins at a multiple of 256 bytes
+constexpr int kParts = 6;  // in_proj, out_proj, x_proj twice, dt_weight twice
 
 struct Part {
   const float* source;
@@ -62,18 +61,10 @@ __global__ void __launch_bounds__(kBlock)
   x_proj[source_row(i / d_inner, dt_rank) * d_inner + i % d_inner] = gradient[i];
 }
 
-int64_t padded(int64_t elements) { return ceil_div(elements, kAlignment) * kAlignment; }
-
-int64_t rounded_elements(const MambaBlockArgs& args) {
-  if (args.dtype == DType::f32) return 0;
-  return padded(2 * args.d_inner * args.channels) + padded(args.channels * args.d_inner) +
-         2 * padded(proj_width_of(args) * args.d_inner) + 2 * padded(args.d_inner * args.dt_rank);
-}
-
 }  // namespace
 
 Weights::Weights(const MambaBlockArgs& args, Stream stream)
-    : reordered_(stream, 2 * proj_width_of(args) * args.d_inner), rounded_(stream, rounded_elements(args) * 2) {
+    : reordered_(stream, 2 * proj_width_of(args) * args.d_inner), rounded_(stream, rounded_matrices(args) * 2) {
   Parts parts{{}, args.dt_rank};
   auto* rounded = reinterpret_cast<__nv_bfloat16*>(rounded_.get());
   int64_t count = 0;
@@ -82,7 +73,7 @@ Weights::Weights(const MambaBlockArgs& args, Stream stream)
     const bool rounds = args.dtype != DType::f32;
     parts.part[index++] = {static_cast<const float*>(source), values, rounds ? rounded : nullptr, rows, columns};
     const Matrix matrix{values != nullptr ? values : source, rounds ? static_cast<const void*>(rounded) : nullptr};
-    if (rounds) rounded += padded(rows * columns);
+    if (rounds) rounded += padded_matrix(rows * columns);
     count += rows * columns;
     return matrix;
   };

@@ -15,9 +15,7 @@
 //           Between the passes only the chunk states live: 33 floats per channel, direction and chunk.
 // chunks  : one per sequence where the sequences alone fill the GPU (a batch of images in the wide layers), else about
 //           kTargetBlocks blocks in all, at least 64 tokens long. A function of the shape alone: the same sums on every GPU.
-// memory  : (7.5 * d_inner + 2 * proj_width) values a row of a segment
-#include <algorithm>
-
+// memory  : (7.5 * d_inner + 2 * proj_width) values a row of a segment; how calls are cut: engine/ops/scan/mamba_block_plan.h
 #include "cuda/scan/mamba_block.cuh"
 #include "engine/ops/gemm/linear.h"
 #include "engine/ops/norm/rms_norm.h"
@@ -25,50 +23,20 @@
 namespace pm::cuda {
 namespace block {
 
-constexpr int kMaxWidth = 96, kMaxChunks = 16;  // threads of a direction; chunks side by side
-constexpr int64_t kEnoughBlocks = 120;          // of one chunk per sequence
-constexpr int64_t kTargetBlocks = 132 * 3 * 8;
-constexpr int64_t kMinChunk = 64, kMaxChunk = 1 << 20;
-
-int proj_width_of(const MambaBlockArgs& args) { return static_cast<int>(32 + ceil_div(args.dt_rank, 4) * 4); }
-
-Sequences sequences_of(const MambaBlockArgs& args, int64_t sequences, int64_t tokens, int chunk_len,
+Sequences sequences_of(const MambaBlockArgs& args, int64_t sequences, int64_t tokens, int64_t chunk_len,
                        bool for_gradient) {
-  const int d_inner = static_cast<int>(args.d_inner);
+  const Lanes lanes = lanes_of(args, for_gradient);
   Sequences s;
   s.batch = sequences;
   s.seq_len = tokens;
-  s.chunk_len = chunk_len;
+  s.chunk_len = static_cast<int>(chunk_len);
   s.chunks = ceil_div(tokens, chunk_len);
-  s.d_inner = d_inner;
-  s.groups = static_cast<int>(ceil_div(d_inner, kMaxWidth));
-  s.width = static_cast<int>(ceil_div(d_inner, s.groups));
-  s.subs = std::min(kMaxWidth / s.width, kMaxChunks);
-  // Lanes of the gradient own three channels each, and 2, 4 or a multiple of 8 of them a chunk.
-  const bool whole_lanes = d_inner == 6 || d_inner == 12 || d_inner == 24 || d_inner == 48;
-  if (for_gradient && !whole_lanes) s.subs = 1;
-  s.proj_width = proj_width_of(args);
+  s.d_inner = static_cast<int>(args.d_inner);
+  s.groups = static_cast<int>(lanes.groups);
+  s.width = static_cast<int>(lanes.width);
+  s.subs = static_cast<int>(lanes.subs);
+  s.proj_width = static_cast<int>(proj_width_of(args));
   return s;
-}
-
-std::vector<Segment> cut(const MambaBlockArgs& args, int64_t max_rows, int64_t unit) {
-  std::vector<Segment> segments;
-  if (args.seq_len <= max_rows) {
-    const int64_t most = max_rows / args.seq_len, parts = ceil_div(args.batch, most),
-                  share = ceil_div(args.batch, parts);
-    for (int64_t first = 0; first < args.batch; first += share) {
-      segments.push_back({first, std::min(share, args.batch - first), 0, args.seq_len, 0, 0});
-    }
-    return segments;
-  }
-  const int64_t parts = ceil_div(args.seq_len, max_rows), share = ceil_div(ceil_div(args.seq_len, parts), unit) * unit;
-  for (int64_t sequence = 0; sequence < args.batch; ++sequence) {
-    for (int64_t first = 0; first < args.seq_len; first += share) {
-      const int64_t tokens = std::min(share, args.seq_len - first), behind = args.seq_len - first - tokens;
-      segments.push_back({sequence, 1, first, tokens, std::min(kHalo, first), std::min(kHalo, behind)});
-    }
-  }
-  return segments;
 }
 
 Prepared::Prepared(const MambaBlockArgs& args, int64_t max_rows, bool for_gradient, Stream stream)
@@ -131,39 +99,21 @@ void Prepared::core(const MambaBlockArgs& args, const Segment& segment, Projecte
   }
 }
 
-ChunkArrays::ChunkArrays(const MambaBlockArgs& args, int64_t pairs, bool with_adjoints, Stream stream)
-    : pairs_(pairs),
-      states_(stream, 2 * pairs * args.d_inner * 16),
-      adjoints_(stream, with_adjoints ? 2 * pairs * args.d_inner * 16 : 0),
-      delta_sums_(stream, 2 * pairs * args.d_inner) {}
+ChunkArrays::ChunkArrays(const MambaBlockArgs& args, const Plan& plan, bool with_adjoints, Stream stream)
+    : pairs_(plan.chunks > 1 ? args.batch * plan.chunks : 0),
+      states_(stream, 2 * pairs_ * args.d_inner * 16),
+      adjoints_(stream, with_adjoints ? 2 * pairs_ * args.d_inner * 16 : 0),
+      delta_sums_(stream, 2 * pairs_ * args.d_inner) {}
 
 Chunks ChunkArrays::chunks() const { return {states_.get(), adjoints_.get(), delta_sums_.get(), pairs_}; }
 
 namespace {
 
-// Tokens of a chunk of the forward pass, a multiple of 8.
-int chunk_length(const MambaBlockArgs& args) {
-  const Sequences s = sequences_of(args, args.batch, args.seq_len, 8, false);
-  const int64_t whole = ceil_div(args.seq_len, 8) * 8;
-  if (ceil_div(args.batch, s.subs) * s.groups >= kEnoughBlocks || whole <= kMinChunk) {
-    return static_cast<int>(std::min(whole, kMaxChunk));
-  }
-  const int64_t wanted = std::max<int64_t>(1, kTargetBlocks / s.groups) * s.subs;  // chunks of the batch
-  const int64_t share = ceil_div(ceil_div(args.batch * args.seq_len, wanted), 8) * 8;
-  return static_cast<int>(std::clamp(share, kMinChunk, std::min(whole, kMaxChunk)));
-}
-
-int64_t most_rows(const MambaBlockArgs& args) {
-  const int64_t values = args.channels + 7 * args.d_inner + 2 * proj_width_of(args);
-  return std::max(args.scratch_bytes / (values * static_cast<int64_t>(size_of(args.dtype))), kMinSegmentRows);
-}
-
 struct Forward {
   const MambaBlockArgs& args;
   Stream stream;
-  int chunk_len;
+  Plan plan;
   std::vector<Segment> segments;
-  int64_t chunks;  // of each sequence
   Weights weights;
   Prepared prepared;
   Buffer y;
@@ -171,23 +121,17 @@ struct Forward {
   Forward(const MambaBlockArgs& a, Stream s)
       : args(a),
         stream(s),
-        chunk_len(chunk_length(a)),
-        segments(cut(a, most_rows(a), chunk_len)),
-        chunks(ceil_div(a.seq_len, chunk_len)),
+        plan(forward_plan(a)),
+        segments(cut(a, plan)),
         weights(a, s),
-        prepared(a, most(), false, s),
-        y(s, most() * a.d_inner, size_of(a.dtype)) {}
+        prepared(a, plan.rows, false, s),
+        y(s, plan.rows * a.d_inner, size_of(a.dtype)) {}
 
-  int64_t most() const {
-    int64_t rows = 0;
-    for (const Segment& segment : segments) rows = std::max(rows, segment.all_rows());
-    return rows;
-  }
   Sequences sequences(const Segment& segment) const {
-    return sequences_of(args, segment.sequences, segment.tokens, chunk_len, false);
+    return sequences_of(args, segment.sequences, segment.tokens, plan.chunk_len, false);
   }
   int64_t first_pair(const Segment& segment) const {
-    return segment.first_sequence * chunks + segment.first_token / chunk_len;
+    return segment.first_sequence * plan.chunks + segment.first_token / plan.chunk_len;
   }
   void summarise_segment(const Segment& segment, const Chunks& summaries) {
     Projected rows[2];
@@ -218,20 +162,20 @@ struct Forward {
            stream);
   }
   void run() {
-    if (chunks == 1) {
+    if (plan.chunks == 1) {
       for (const Segment& segment : segments) {
         prepared.run(args, segment, weights, {true, false}, stream);
         finish_segment(segment, {});
       }
       return;
     }
-    const ChunkArrays arrays(args, args.batch * chunks, false, stream);
+    const ChunkArrays arrays(args, plan, false, stream);
     const bool once = segments.size() == 1;
     for (const Segment& segment : segments) {
       prepared.run(args, segment, weights, {once, false}, stream);
       summarise_segment(segment, arrays.chunks());
     }
-    carry(args, args.batch, chunks, arrays.chunks(), stream);
+    carry(args, args.batch, plan.chunks, arrays.chunks(), stream);
     for (const Segment& segment : segments) {
       if (!once) prepared.run(args, segment, weights, {true, false}, stream);
       finish_segment(segment, arrays.chunks());
@@ -241,10 +185,6 @@ struct Forward {
 
 }  // namespace
 }  // namespace block
-
-bool mamba_block_covers(const MambaBlockArgs& args) {
-  return args.d_state == 16 && args.d_conv == 4 && args.dt_rank <= 48;
-}
 
 void mamba_block(const MambaBlockArgs& args, Stream stream) { block::Forward(args, stream).run(); }
 

@@ -1,31 +1,14 @@
 // Host side of the fused Mamba block, shared by its forward pass (mamba_block.cu) and its gradient (mamba_block_grad.cu):
-// how the rows are cut into segments, buffers, and the way from tokens to what the scans read.
+// buffers, and the way from tokens to what the scans read. How rows are cut: engine/ops/scan/mamba_block_plan.h.
 #pragma once
-#include <vector>
-
 #include "cuda/core/launch.cuh"
 #include "cuda/scan/block.h"
 
 namespace pm::cuda::block {
 
-// A run of rows that is worked on at once, so that the intermediate values of a whole slide never exist together: some whole
-// sequences, or some tokens of one sequence. A part of a sequence carries kHalo tokens more at each inner end, because the
-// convolutions look that far.
-struct Segment {
-  int64_t first_sequence, sequences, first_token, tokens;  // without the halo
-  int64_t lead, trail;                                     // halo tokens before and behind
-  int64_t rows() const { return sequences * tokens; }
-  int64_t all_rows() const { return sequences * (lead + tokens + trail); }
-};
-constexpr int64_t kHalo = 3;
-
-constexpr int64_t kMinSegmentRows = 4096;  // whatever args.scratch_bytes says
-
-// Segments of at most max_rows rows; parts of a sequence begin at multiples of `unit` tokens.
-std::vector<Segment> cut(const MambaBlockArgs& args, int64_t max_rows, int64_t unit);
-
 // Geometry of `sequences` sequences of `tokens` tokens. for_gradient: as block_grad.cu needs it.
-Sequences sequences_of(const MambaBlockArgs& args, int64_t sequences, int64_t tokens, int chunk_len, bool for_gradient);
+Sequences sequences_of(const MambaBlockArgs& args, int64_t sequences, int64_t tokens, int64_t chunk_len,
+                       bool for_gradient);
 
 // Device memory that is freed in stream order; elements of the storage type unless said otherwise.
 class Buffer {
@@ -77,7 +60,6 @@ struct Prepared {
                    bool with_z, const Projected (&all)[2], Stream stream);
 };
 
-int proj_width_of(const MambaBlockArgs& args);
 inline const void* offset(const void* pointer, int64_t elements, DType dtype) {
   return static_cast<const char*>(pointer) + elements * static_cast<int64_t>(size_of(dtype));
 }
@@ -88,7 +70,8 @@ inline void* offset(void* pointer, int64_t elements, DType dtype) {
 // Chunk summaries of all sequences.
 class ChunkArrays {
  public:
-  ChunkArrays(const MambaBlockArgs& args, int64_t pairs, bool with_adjoints, Stream stream);
+  // None where every sequence is one chunk.
+  ChunkArrays(const MambaBlockArgs& args, const Plan& plan, bool with_adjoints, Stream stream);
   Chunks chunks() const;
 
  private:

@@ -9,8 +9,6 @@
 //           this part's convolutions send them and nothing else; overlapping rows of dtokens are added in the order of
 //           the segments. Weight gradients of the segments are added in the same order.
 // memory  : (16 * d_inner + 4.5 * channels + ..) values a row of a segment; 66 floats per channel and chunk of 64 tokens
-#include <algorithm>
-
 #include "cuda/scan/mamba_block.cuh"
 #include "engine/ops/elementwise/scaled_add.h"
 #include "engine/ops/gemm/linear.h"
@@ -67,27 +65,13 @@ struct WeightGrads {
   }
 };
 
-// Tokens of a chunk: sequences a little longer than some whole chunks get equal ones instead of an almost empty last one.
-int chunk_length(const MambaBlockArgs& args) {
-  const int64_t chunks = ceil_div(args.seq_len, kGradChunk);
-  return static_cast<int>(ceil_div(ceil_div(args.seq_len, chunks), 4) * 4);
-}
-
-int64_t most_rows(const MambaBlockArgs& args) {
-  const int64_t projected = (narrow(args) ? 2 : 4) * proj_width_of(args);
-  const int64_t wide = (16 * args.d_inner + args.channels + projected) * static_cast<int64_t>(size_of(args.dtype));
-  const int64_t pairs = 2 * ceil_div(args.d_inner, 96) * 32 * 4 + 2 * args.d_inner * 18 * 4 / kGradChunk;
-  return std::max(args.scratch_bytes / (wide + pairs), kMinSegmentRows);
-}
-
 struct Gradient {
   const MambaBlockGradArgs& grads;
   const MambaBlockArgs& args;
   Stream stream;
+  Plan plan;
   std::vector<Segment> segments;
-  int chunk_len;         // tokens
-  int64_t rows, chunks;  // most rows of a segment; chunks of each sequence
-  int width;             // of a projected row
+  int64_t rows, width;  // most rows of a segment; columns of a projected row
   Weights weights;
   Prepared prepared;
   Buffer dy, y, dz, du[2], ddelta[2], du_proj[2];  // (rows, d_inner); dx takes the place of dy
@@ -97,10 +81,9 @@ struct Gradient {
       : grads(g),
         args(g.forward),
         stream(s),
-        segments(cut(args, most_rows(args), chunk_length(args))),
-        chunk_len(chunk_length(args)),
-        rows(most()),
-        chunks(ceil_div(args.seq_len, chunk_len)),
+        plan(gradient_plan(args)),
+        segments(cut(args, plan)),
+        rows(plan.rows),
         width(proj_width_of(args)),
         weights(args, s),
         prepared(args, rows, true, s),
@@ -114,17 +97,12 @@ struct Gradient {
         dt(s, narrow(args) ? 0 : rows * args.dt_rank, size_of(args.dtype)),
         ddt(s, narrow(args) ? 0 : rows * args.dt_rank, size_of(args.dtype)) {}
 
-  int64_t most() const {
-    int64_t result = 0;
-    for (const Segment& segment : segments) result = std::max(result, segment.all_rows());
-    return result;
-  }
   Buffer wide() const { return Buffer(stream, rows * args.d_inner, size_of(args.dtype)); }
   Sequences sequences(const Segment& segment) const {
-    return sequences_of(args, segment.sequences, segment.tokens, chunk_len, true);
+    return sequences_of(args, segment.sequences, segment.tokens, plan.chunk_len, true);
   }
   int64_t first_pair(const Segment& segment) const {
-    return segment.first_sequence * chunks + segment.first_token / chunk_len;
+    return segment.first_sequence * plan.chunks + segment.first_token / plan.chunk_len;
   }
   int64_t first_row(const Segment& segment) const {
     return segment.first_sequence * args.seq_len + segment.first_token;
@@ -151,7 +129,7 @@ struct Gradient {
     prepared.core(args, segment, core);
     const int64_t lead = segment.lead * args.d_inner;
     // Summaries are made by the threads of the forward scans: their geometry, these chunks.
-    const Sequences s = sequences_of(args, segment.sequences, segment.tokens, chunk_len, false);
+    const Sequences s = sequences_of(args, segment.sequences, segment.tokens, plan.chunk_len, false);
     summarise_grad(s, args, core, summaries, first_pair(segment), prepared.z.at(lead), dy.at(lead), stream);
   }
 
@@ -225,7 +203,7 @@ struct Gradient {
     const int64_t count = segment.all_rows();
     void* dx = dy.get();
     const Sequences all =
-        sequences_of(args, segment.sequences, segment.lead + segment.tokens + segment.trail, chunk_len, true);
+        sequences_of(args, segment.sequences, segment.lead + segment.tokens + segment.trail, plan.chunk_len, true);
     const MambaDirectionGradArgs forward = out.direction(0), reverse = out.direction(1);
     convolve_grad(all, args, prepared.x.get(),
                   {{du[0].get(), du[1].get()},
@@ -254,14 +232,14 @@ struct Gradient {
   }
 
   void run() {
-    const bool carried = chunks > 1, once = segments.size() == 1;  // one chunk: it starts from zero at both ends
-    const ChunkArrays arrays(args, carried ? args.batch * chunks : 0, true, stream);
+    const bool carried = plan.chunks > 1, once = segments.size() == 1;  // one chunk: it starts from zero at both ends
+    const ChunkArrays arrays(args, plan, true, stream);
     const Chunks entering = carried ? arrays.chunks() : Chunks{};
     for (const Segment& segment : segments) {
       if (carried || once) prepare(segment, once);
       if (carried) summarise_segment(segment, entering);
     }
-    if (carried) carry(args, args.batch, chunks, entering, stream);
+    if (carried) carry(args, args.batch, plan.chunks, entering, stream);
     if (segments[0].tokens < args.seq_len) {
       PM_CUDA_CHECK(
           cudaMemcpyAsync(grads.dtokens, grads.dout,

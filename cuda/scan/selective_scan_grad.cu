@@ -22,6 +22,7 @@
 // numerics: float32 for any storage; partials of parameters are summed in double
 // deterministic: yes. Sums over a warp's channels by a fixed butterfly, over warps, blocks and chunks in index order
 #include "cuda/scan/selective_scan.cuh"
+#include "engine/ops/scan/selective_scan_plan.h"
 
 namespace pm::cuda {
 namespace scan {
@@ -29,7 +30,7 @@ namespace {
 
 constexpr int kTiles = 8;  // of a chunk
 constexpr int kChunk = kTiles * kSteps;
-constexpr int64_t kSmallPartials = int64_t{64} << 20;  // floats of dB and dC partials that need no saving
+static_assert(kChunk == kGradChunk);
 
 template <typename T>
 struct GradOut {
@@ -37,13 +38,6 @@ struct GradOut {
   T *du, *ddelta, *dz, *dB, *dC;
   float* pair_partials;       // (channel blocks, 2, batch * seq_len, d_state), or null: write dB and dC
   float* parameter_partials;  // (batch * chunks, d_inner * d_state + 2 * d_inner): dA, then dD_skip, then ddelta_bias
-};
-
-// Sizes of pass 3.
-struct Blocks {
-  int warps;       // of a block
-  int rounds;      // sets of channel groups that a block takes
-  int64_t blocks;  // of channels, for each chunk
 };
 
 template <int kLanes>
@@ -317,24 +311,12 @@ __global__ void __launch_bounds__(kBlock) sum_pairs_kernel(const float* __restri
 }
 
 // ---------------------------------------------------------------- host side
-// Sizes of pass 3. A block writes 2 * d_state floats per token for its channels; several rounds per block keep that
-// near one float per element of u where it would otherwise be large (d_state above 16: few channels per warp).
-template <int kLanes>
-Blocks blocks_of(const SelectiveScanArgs& a, int64_t groups) {
-  constexpr int kMaxWarps = kLanes == 16 ? 2 : kWarps;  // 48 KiB of shared memory without asking for more
-  static_assert(kMaxWarps * sizeof(GradTile<kLanes>) <= 48 * 1024);
-  const int64_t sets = ceil_div(groups, kMaxWarps);
-  const int warps = static_cast<int>(ceil_div(groups, sets));
-  const bool small = sets * 2 * a.batch * a.seq_len * a.d_state <= kSmallPartials;
-  const int64_t rounds = small ? 1 : std::min(sets, ceil_div(2 * a.d_state, warps * Layout<kLanes>::kChannels));
-  return {warps, static_cast<int>(rounds), ceil_div(sets, rounds)};
-}
-
 template <typename T, int kLanes>
 void launch_grad(const Problem& p, const Blocks& shape, const Inputs<T>& in, const Chunks& chunks,
                  const GradOut<T>& out, Stream stream) {
   const unsigned blocks = blocks_for(p.batch * p.chunks * shape.blocks, 1);
   const int threads = shape.warps * kWarp;
+  static_assert((kLanes == 16 ? 2 : kWarps) * sizeof(GradTile<kLanes>) <= 48 * 1024);
   const size_t shared = static_cast<size_t>(shape.warps) * sizeof(GradTile<kLanes>);
   selective_scan_grad_kernel<T, kLanes><<<blocks, threads, shared, raw(stream)>>>(p, shape, in, chunks, out);
   PM_CHECK_LAUNCH("selective_scan_grad");
@@ -351,13 +333,12 @@ void run_grad(const SelectiveScanGradArgs& args, Stream stream) {
   const int64_t groups = ceil_div(a.d_inner, Layout<kLanes>::kChannels);
   const Problem p = make_problem(a, groups, kChunk);
   const Inputs<T> in = typed_inputs<T>(a);
-  const Blocks shape = blocks_of<kLanes>(a, groups);
-  const bool direct = shape.blocks == 1 && shape.rounds == 1;
+  const Blocks shape = blocks_of(a);
   const int64_t rows = p.batch * p.chunks, columns = p.d_inner * (p.d_state + 2);
   const int64_t channels = p.chunks > 1 ? rows * p.d_inner : 0;
   const Scratch<float> states(stream, channels * p.d_state), adjoints(stream, channels * p.d_state),
       delta_sums(stream, channels);
-  const Scratch<float> pair_partials(stream, direct ? 0 : shape.blocks * 2 * p.batch * p.seq_len * p.d_state);
+  const Scratch<float> pair_partials(stream, shape.direct() ? 0 : shape.blocks * 2 * p.batch * p.seq_len * p.d_state);
   const Scratch<float> parameter_partials(stream, rows * columns), parameters(stream, columns);
   const Chunks chunks{states.get(), adjoints.get(), delta_sums.get()};
   const GradOut<T> out{static_cast<const T*>(args.dout),

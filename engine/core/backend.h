@@ -59,6 +59,8 @@ class Backend {
   virtual int64_t total_bytes() const = 0;  // memory of the device
   // Whether float32 matrix products may round their factors to TF32 (10 bits of mantissa). Off at first; the CPU ignores it.
   virtual void allow_tf32(bool) {}
+  // Whether memory is only counted (engine/core/counting_backend.h): operators then check, allocate and compute nothing.
+  virtual bool counts_only() const { return false; }
 };
 
 }  // namespace pm

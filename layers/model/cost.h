@@ -1,8 +1,7 @@
-// What an input costs: operations and memory of one forward pass or training step, from the shapes alone.
+// What an input costs: operations of one forward pass, from the shapes alone. Its memory: apps/peak_memory.h.
 #pragma once
 #include <cstdint>
 
-#include "engine/core/dtype.h"
 #include "layers/model/config.h"
 
 namespace pm {
@@ -13,12 +12,9 @@ struct ModelCost {
   int64_t first_tokens = 0;         // tokens of the first layer
   double exponentials = 0;          // one forward pass: tokens * d_inner * d_state * 2 directions, over all layers
   double multiply_accumulates = 0;  // one forward pass: products, convolutions and scans
-  double inference_bytes = 0;       // peak of one forward pass, weights included
-  double training_bytes =
-      0;  // peak of one step that recomputes each block, with weights, gradients and optimiser state
 };
 
 // One image of height x width pixels.
-ModelCost model_cost(const ModelConfig& config, int64_t height, int64_t width, DType activation);
+ModelCost model_cost(const ModelConfig& config, int64_t height, int64_t width);
 
 }  // namespace pm

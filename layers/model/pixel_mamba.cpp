@@ -27,18 +27,21 @@ class Builder {
       : ctx_(ctx), dtype_(dtype), rng_(seed), parameters_(parameters) {}
 
   Variable make(const std::string& name, const Shape& shape, const init::Fill& fill, bool decay = false) {
-    const RngState draw = rng_.next();
-    std::vector<double> values(static_cast<size_t>(shape.numel()));
-    for (size_t i = 0; i < values.size(); ++i) values[i] = fill(draw, static_cast<int64_t>(i));
-    const Variable value(dtype_ == DType::f64
-                             ? Tensor::from_host(ctx_, shape, values)
-                             : Tensor::from_host(ctx_, shape, std::vector<float>(values.begin(), values.end())),
-                         /*requires_grad=*/true);
+    const Variable value(filled(shape, fill), /*requires_grad=*/true);
     parameters_.push_back({name, value, decay});
     return value;
   }
 
  private:
+  Tensor filled(const Shape& shape, const init::Fill& fill) {
+    const RngState draw = rng_.next();
+    if (ctx_.backend().counts_only()) return Tensor::empty(ctx_, shape, dtype_);
+    std::vector<double> values(static_cast<size_t>(shape.numel()));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = fill(draw, static_cast<int64_t>(i));
+    if (dtype_ == DType::f64) return Tensor::from_host(ctx_, shape, values);
+    return Tensor::from_host(ctx_, shape, std::vector<float>(values.begin(), values.end()));
+  }
+
   Context& ctx_;
   DType dtype_;
   Rng rng_;
@@ -160,8 +163,8 @@ Variable PixelMamba::run_layers(Context& ctx, Variable tokens, const ForwardOpti
 }
 
 ForwardResult PixelMamba::forward(Context& ctx, const Variable& image, const ForwardOptions& options) const {
-  PM_CHECK(options.drop_path >= 0.0 && options.drop_path < 1.0, ConfigError, "drop_path must be 0 or more and below 1, got {}",
-           options.drop_path);
+  PM_CHECK(options.drop_path >= 0.0 && options.drop_path < 1.0, ConfigError,
+           "drop_path must be 0 or more and below 1, got {}", options.drop_path);
   ForwardResult result;
   Variable tokens = serialize(ctx, image, cls_token_, {config_.region_size, config_.scan, activation_});
   result.regions = tokens.shape()[1];

@@ -171,7 +171,13 @@ TEST_CASE("verify finds a single changed value of any reference and names the wo
 }
 
 TEST_CASE("inspect describes models, weights and slides", "[cpu]") {
-  CHECK(json_lines(run_program("inspect 21m --json").out).at(0)["parameters"] == 21'328'186);
+  const Json large = json_lines(run_program("inspect 21m --json").out).at(0);
+  CHECK(large["parameters"] == 21'328'186);
+  CHECK(large["memory"]["cuda"]["bf16"]["training_bytes"] < large["memory"]["cuda"]["tf32"]["training_bytes"]);
+  CHECK(json_lines(run_program("inspect 21m --json --batch 2").out).at(0)["memory"]["cpu"]["fp32"]["inference_bytes"] >
+        large["memory"]["cpu"]["fp32"]["inference_bytes"]);
+  CHECK(json_lines(run_program("inspect nano --json --size 64 --region-size 16").out).at(0)["regions"] == 16);
+  CHECK(run_program("inspect nano --region-size 15").code == 3);
   const std::string golden = golden_dir() + "/nano_fusion";
   const int64_t parameters = json_lines(run_program("inspect " + golden + " --json").out).at(0)["parameters"];
   CHECK(json_lines(run_program("inspect " + golden + "/config.json --json").out).at(0)["parameters"] == parameters);
@@ -350,7 +356,18 @@ TEST_CASE("bench takes small regions and captured steps", "[cpu]") {
   CHECK(row["region_size"] == 32);
   CHECK(row["graph"] == true);
   CHECK(row["gexp_per_s"] > 0.0);
+  // What inspect predicts, to a tenth.
+  const Json predicted =
+      json_lines(run_program("inspect 6m --region-size 32 --size 32 --json").out).at(0)["memory"]["cpu"];
+  CHECK(row["peak_gb"] == Approx(1e-9 * predicted["fp32"]["training_bytes"].get<double>()).epsilon(0.1));
   CHECK(run_program(command + "--graph").code == 2);
+  // Left open, or refused: a graph is what a GPU gets.
+  for (const char* arguments : {"--mode train", "--mode train --no-graph", "--no-graph"}) {
+    const Outcome plain = run_program(command + arguments);
+    CAPTURE(arguments);
+    REQUIRE(plain.code == 0);
+    CHECK_FALSE(json_lines(plain.out).at(0).contains("graph"));
+  }
   const Outcome odd = run_program("bench images --device cpu --batch 1 --region-size 20");
   CHECK(odd.code == 3);
   CHECK(contains(odd.err, "multiple of 32"));

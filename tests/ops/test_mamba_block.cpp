@@ -4,6 +4,9 @@
 #include <limits>
 
 #include "autograd/ops/mamba_block.h"
+#include "engine/core/counting_backend.h"
+#include "engine/ops/backends.h"
+#include "engine/ops/scan/mamba_block_plan.h"
 #include "tests/support/mamba.h"
 
 namespace pm::test {
@@ -41,6 +44,61 @@ void check_two_runs(Context& ctx, const BlockShape& shape, DType dtype) {
   const std::vector<Tensor> second = run_block_with_gradients(ctx, block(), shape, dtype);
   check_same_bits(first[0], second[0], "out");
   for (size_t i = 1; i < first.size(); ++i) check_same_bits(first[i], second[i], block_value_name(i - 1));
+}
+
+MambaBlockArgs sizes_of(const BlockShape& shape, DType dtype, int64_t scratch_bytes) {
+  MambaBlockArgs args{};
+  args.batch = shape.batch;
+  args.seq_len = shape.seq_len;
+  args.channels = shape.channels;
+  args.d_inner = shape.d_inner;
+  args.d_state = shape.d_state;
+  args.d_conv = shape.d_conv;
+  args.dt_rank = shape.dt_rank;
+  args.dtype = dtype;
+  args.scratch_bytes = scratch_bytes;
+  return args;
+}
+
+// What a call holds at its peak beside what was there before.
+template <typename Fn>
+int64_t peak_of(Context& ctx, Fn&& call) {
+  const int64_t before = ctx.backend().memory().current_bytes;
+  ctx.backend().reset_peak();
+  call();
+  return ctx.backend().memory().peak_bytes - before;
+}
+
+// Peaks of the operator and of its gradient with values of no matter, outputs left out.
+struct Scratch {
+  int64_t forward, gradient;
+};
+Scratch scratch_of(Context& ctx, const BlockShape& shape, DType dtype) {
+  const int64_t c = shape.channels, inner = shape.d_inner, rank = shape.dt_rank, n = shape.d_state;
+  const auto zeros = [&](const Shape& sizes) { return Tensor::zeros(ctx, sizes, param_dtype(dtype)); };
+  ops::MambaBlockWeights weights{zeros({c}), zeros({2 * inner, c}), zeros({c, inner}), {}};
+  for (ops::MambaDirectionWeights& w : weights.direction) {
+    w = {zeros({inner, 1, shape.d_conv}),
+         zeros({inner}),
+         zeros({rank + 2 * n, inner}),
+         zeros({inner, rank}),
+         zeros({inner}),
+         zeros({inner, n}),
+         zeros({inner})};
+  }
+  const Tensor tokens = Tensor::zeros(ctx, {shape.batch, shape.seq_len, c}, dtype);
+  const auto bytes = static_cast<int64_t>(tokens.bytes());
+  const NoGrad inference(ctx);
+  const int64_t forward = peak_of(ctx, [&] { ops::mamba_block(ctx, tokens, weights, {}); }) - bytes;
+  ops::MambaBlockGrads grads;
+  const int64_t before = ctx.backend().memory().current_bytes;
+  const int64_t gradient = peak_of(ctx, [&] { grads = ops::mamba_block_grad(ctx, tokens, tokens, weights, {}); });
+  return {forward, gradient - (ctx.backend().memory().current_bytes - before)};
+}
+// What is predicted for it.
+Scratch counted_scratch(Device device, const BlockShape& shape, DType dtype) {
+  Context ctx(std::make_shared<CountingBackend>(device));
+  return scratch_of(ctx, shape, dtype);
 }
 
 // The flipped sequence through a block whose directions have changed places gives the flipped output.
@@ -208,6 +266,41 @@ TEST_CASE("mamba_block keeps nothing but its inputs for the backward pass", "[cp
   CHECK(cpu().live_nodes()->load() == 0);
 }
 
+TEST_CASE("mamba_block on the cpu takes the memory that it says", "[cpu]") {
+  Context ctx(make_backend(Device::cpu()));
+  const BlockShape shape = GENERATE(published_shape(1, 4099, 3), published_shape(3, 70, 24), published_shape(1, 1, 48),
+                                    BlockShape{2, 2500, 5, 11, 9, 3, 2});
+  CAPTURE(shape.str());
+  const Scratch measured = scratch_of(ctx, shape, DType::f32),
+                counted = counted_scratch(Device::cpu(), shape, DType::f32);
+  CHECK(measured.forward == counted.forward);
+  CHECK(measured.gradient == counted.gradient);
+}
+
+TEST_CASE("the longest segment of a mamba_block is what its plan says", "[cpu]") {
+  const int64_t batch = GENERATE(1, 2, 129), channels = GENERATE(3, 48, 384), scratch = GENERATE(0, 1 << 23);
+  const int64_t seq_len = GENERATE(1, 5, 65, 4096, 4097, 4099, 8191, 8192, 8193, 8195, 12'300, 100'003);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const MambaBlockArgs args = sizes_of(published_shape(batch, seq_len, channels), dtype, scratch);
+    CAPTURE(batch, seq_len, channels, scratch, to_string(dtype));
+    for (const cuda::block::Plan& plan : {cuda::block::forward_plan(args), cuda::block::gradient_plan(args)}) {
+      const std::vector<cuda::block::Segment> segments = cuda::block::cut(args, plan);
+      CAPTURE(plan.chunk_len, plan.tokens, plan.sequences);
+      REQUIRE(static_cast<int64_t>(segments.size()) == plan.segments);
+      int64_t rows = 0, all = 0;
+      for (const cuda::block::Segment& segment : segments) {
+        rows = std::max(rows, segment.all_rows());
+        all += segment.rows();
+        REQUIRE(segment.sequences <= plan.sequences);
+        REQUIRE(segment.tokens <= plan.tokens);
+        REQUIRE(segment.first_token % plan.chunk_len == 0);
+      }
+      REQUIRE(all == batch * seq_len);
+      REQUIRE(rows == plan.rows);
+    }
+  }
+}
+
 TEST_CASE("mamba_block of no tokens has zero parameter gradients", "[cpu]") {
   const BlockShape shape = GENERATE(BlockShape{0, 5, 3, 6, 16, 4, 1}, BlockShape{2, 0, 3, 6, 16, 4, 1});
   CAPTURE(shape.str());
@@ -271,7 +364,8 @@ TEST_CASE("mamba_block on cuda equals cpu double at every width", "[cuda][cublas
 TEST_CASE("mamba_block on cuda equals cpu double at every length", "[cuda][cublas]") {
   const auto dtype = GENERATE(DType::f32, DType::bf16);
   const int64_t channels = GENERATE(3, 12, 48);
-  const int64_t seq_len = GENERATE(0, 1, 2, 3, 4, 15, 16, 17, 31, 32, 33, 63, 64, 65, 99, 127, 128, 129, 130, 197, 257, 777);
+  const int64_t seq_len =
+      GENERATE(0, 1, 2, 3, 4, 15, 16, 17, 31, 32, 33, 63, 64, 65, 99, 127, 128, 129, 130, 197, 257, 777);
   check_against_double(cuda(), published_shape(seq_len % 2 == 0 ? 1 : 3, seq_len, channels), dtype);
 }
 
@@ -333,6 +427,22 @@ TEST_CASE("mamba_block on cuda covers the published widths", "[cuda][cublas]") {
   CAPTURE(to_string(dtype), channels);
   const std::vector<Tensor> values = on_device(cuda(), block_values(published_shape(1, 2, channels), dtype), dtype);
   CHECK(ops::mamba_block_covers(cuda(), values[0], weights_of(values)));
+}
+
+// But for the sums of weight gradients that the plan leaves out.
+TEST_CASE("mamba_block on cuda takes the memory that it says", "[cuda][cublas]") {
+  constexpr int64_t kTransient = 10'000'000;
+  Context ctx(make_backend(Device::cuda()));
+  const auto dtype = GENERATE(DType::f32, DType::bf16);
+  const BlockShape shape =
+      GENERATE(published_shape(1, 1'000'003, 3), published_shape(1, 500'000, 24), published_shape(1, 300'000, 96),
+               published_shape(130, 785, 96), published_shape(4, 65, 384), published_shape(1, 5, 12));
+  CAPTURE(to_string(dtype), shape.str());
+  const Scratch measured = scratch_of(ctx, shape, dtype), counted = counted_scratch(Device::cuda(), shape, dtype);
+  CHECK(counted.forward <= measured.forward);
+  CHECK(measured.forward <= counted.forward + kTransient);
+  CHECK(counted.gradient <= measured.gradient);
+  CHECK(measured.gradient <= counted.gradient + kTransient);
 }
 
 TEST_CASE("mamba_block on cuda of the flipped sequence with the directions swapped is flipped", "[cuda][cublas]") {

@@ -14,11 +14,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <memory>
 #include <vector>
 
 #include "engine/cpu/conv/convolution.h"
 #include "engine/cpu/core/fast_math.h"
+#include "engine/cpu/core/floats.h"
 #include "engine/cpu/core/isa.h"
 #include "engine/cpu/gemm/products.h"
 #include "engine/cpu/scan/lane_scan.h"
@@ -28,19 +28,18 @@
 namespace pm::cpu {
 namespace {
 
-// Values of a call, not initialised.
+// Values of a call, not initialised. Those of one chunk, made inside a loop, come from the heap: memory is null.
 class Values {
  public:
   Values() = default;
-  Values(int64_t rows, int64_t columns)
-      : data_(std::make_unique_for_overwrite<float[]>(static_cast<size_t>(rows * columns))), columns_(columns) {}
+  Values(Backend* memory, int64_t rows, int64_t columns) : data_(memory, rows * columns), columns_(columns) {}
   float* row(int64_t row) { return data_.get() + row * columns_; }
   const float* row(int64_t row) const { return data_.get() + row * columns_; }
   Rows<float> rows(int64_t first) { return {row(first), columns_}; }
   Rows<const float> rows(int64_t first) const { return {row(first), columns_}; }
 
  private:
-  std::unique_ptr<float[]> data_;
+  Floats data_;
   int64_t columns_ = 0;
 };
 
@@ -101,7 +100,7 @@ struct Direction {
 
 class Block {
  public:
-  Block(const MambaBlockArgs& args, bool gradient);
+  Block(const MambaBlockArgs& args, bool gradient, Backend& memory);
   void forward();
   void gradient(const MambaBlockGradArgs& grad);
 
@@ -121,6 +120,7 @@ class Block {
   void direction_weight_grads(const MambaBlockGradArgs& grad, int p, const Values& ddelta, const Values& dprojected);
 
   const MambaBlockArgs a_;
+  Backend* const memory_;
   const bool keeps_;  // what the gradient needs
   const int64_t rows_, projected_, chunk_;
   const float share_;
@@ -131,39 +131,40 @@ class Block {
   std::vector<LaneScan> scan_;
 };
 
-Direction make_direction(const MambaBlockArgs& a, int p, bool gradient) {
+Direction make_direction(const MambaBlockArgs& a, int p, bool gradient, Backend* memory) {
   const MambaDirectionArgs& w = a.direction[p];
   const int64_t rows = a.batch * a.seq_len;
   std::vector<float> A(static_cast<size_t>(a.d_inner * a.d_state));
   std::transform(floats(w.A_log), floats(w.A_log) + A.size(), A.begin(), [](float log) { return -std::exp(log); });
   return {w,
           {floats(w.conv_weight), floats(w.conv_bias), a.seq_len, a.d_inner, a.d_conv, /*reverse=*/p == 1},
-          {rows, a.d_inner},
-          {rows, a.dt_rank + 2 * a.d_state},
-          {rows, a.d_inner},
-          gradient ? Values(rows, a.d_inner) : Values(),
-          {rows, a.d_inner},
+          {memory, rows, a.d_inner},
+          {memory, rows, a.dt_rank + 2 * a.d_state},
+          {memory, rows, a.d_inner},
+          gradient ? Values(memory, rows, a.d_inner) : Values(),
+          {memory, rows, a.d_inner},
           std::move(A)};
 }
 
-Block::Block(const MambaBlockArgs& args, bool gradient)
+Block::Block(const MambaBlockArgs& args, bool gradient, Backend& memory)
     : a_(args),
+      memory_(&memory),
       keeps_(gradient),
       rows_(args.batch * args.seq_len),
       projected_(args.dt_rank + 2 * args.d_state),
       chunk_(rows_per_product(rows_, args.d_inner)),
       share_(args.divide_out ? 0.5f : 1.0f),
-      x_(rows_, args.d_inner),
-      z_(rows_, args.d_inner) {
-  if (gradient) hn_ = Values(rows_, args.channels);
-  for (const int p : {0, 1}) direction_.push_back(make_direction(args, p, gradient));
+      x_(memory_, rows_, args.d_inner),
+      z_(memory_, rows_, args.d_inner) {
+  if (gradient) hn_ = Values(memory_, rows_, args.channels);
+  for (const int p : {0, 1}) direction_.push_back(make_direction(args, p, gradient, memory_));
 }
 
 // ---------------------------------------------------------------- forward
 void Block::project_in() {
   const Rows<const float> to_x{floats(a_.in_proj), a_.channels}, to_z = to_x.from(a_.d_inner);
   for_chunks([&](int64_t row, int64_t rows) {
-    Values chunk = keeps_ ? Values() : Values(rows, a_.channels);
+    Values chunk = keeps_ ? Values() : Values(nullptr, rows, a_.channels);
     Values& hn = keeps_ ? hn_ : chunk;
     const int64_t first = keeps_ ? row : 0;
     norm_rows(floats(a_.tokens) + row * a_.channels, floats(a_.norm), hn.row(first), rows, a_.channels,
@@ -203,7 +204,7 @@ LaneScanArgs Block::scan_args(int p) const {
 }
 
 void Block::scan_all() {
-  for (const int p : {0, 1}) scan_.emplace_back(scan_args(p), keeps_);
+  for (const int p : {0, 1}) scan_.emplace_back(scan_args(p), keeps_, memory_);
   run_scans(scan_, std::array{direction_[0].y.row(0), direction_[1].y.row(0)});
 }
 
@@ -247,7 +248,7 @@ void Block::gradient(const MambaBlockGradArgs& grad) {
   scan_all();
 
   const Rows<const float> dout{floats(grad.dout), a_.channels}, in_proj{floats(a_.in_proj), a_.channels};
-  Values dy(rows_, a_.d_inner);  // of either direction
+  Values dy(memory_, rows_, a_.d_inner);  // of either direction
   for_chunks([&](int64_t row, int64_t rows) {
     times(dout.from(row), {floats(a_.out_proj), a_.d_inner}, dy.rows(row), rows, a_.channels, a_.d_inner, 0.0f);
     gate_grad(direction_[0].y.row(row), direction_[1].y.row(row), z_.row(row), share_, dy.row(row), rows * a_.d_inner);
@@ -258,8 +259,8 @@ void Block::gradient(const MambaBlockGradArgs& grad) {
   Values du[2], dprojected[2];
   LaneScanGradArgs scan_grads[2];
   for (const size_t p : {0, 1}) {
-    du[p] = Values(rows_, a_.d_inner);
-    dprojected[p] = Values(rows_, projected_);
+    du[p] = Values(memory_, rows_, a_.d_inner);
+    dprojected[p] = Values(memory_, rows_, projected_);
     float *slope = direction_[p].slope.row(0), *dB = dprojected[p].row(0) + a_.dt_rank;
     scan_grads[p] = {dy.row(0), slope, du[p].row(0), slope, dB, dB + a_.d_state, projected_};
   }
@@ -274,7 +275,7 @@ void Block::gradient(const MambaBlockGradArgs& grad) {
     }
   });
 
-  Values dx[2] = {{rows_, a_.d_inner}, std::move(dy)};
+  Values dx[2] = {{memory_, rows_, a_.d_inner}, std::move(dy)};
   for (const int p : {0, 1}) {
     const MambaDirectionArgs& w = a_.direction[p];
     direction_weight_grads(grad, p, direction_[static_cast<size_t>(p)].slope, dprojected[p]);
@@ -282,7 +283,7 @@ void Block::gradient(const MambaBlockGradArgs& grad) {
                         grad.direction[p].conv_weight, grad.direction[p].conv_bias, a_.batch, a_.seq_len, a_.d_inner,
                         a_.d_conv, /*reverse=*/p == 1, a_.dtype});
   }
-  Values dhn(rows_, a_.channels);
+  Values dhn(memory_, rows_, a_.channels);
   for_chunks([&](int64_t row, int64_t rows) {
     add(dx[0].row(row), dx[1].row(row), rows * a_.d_inner);
     times(dx[0].rows(row), in_proj, dhn.rows(row), rows, a_.d_inner, a_.channels, 0.0f);
@@ -299,8 +300,30 @@ void Block::gradient(const MambaBlockGradArgs& grad) {
 
 }  // namespace
 
-void mamba_block_float(const MambaBlockArgs& args) { Block(args, /*gradient=*/false).forward(); }
+void mamba_block_float(const MambaBlockArgs& args, Backend& memory) {
+  Block(args, /*gradient=*/false, memory).forward();
+}
+void mamba_block_grad_float(const MambaBlockGradArgs& args, Backend& memory) {
+  Block(args.forward, /*gradient=*/true, memory).gradient(args);
+}
 
-void mamba_block_grad_float(const MambaBlockGradArgs& args) { Block(args.forward, /*gradient=*/true).gradient(args); }
+// The double block keeps about as many values.
+int64_t mamba_block_scratch(const MambaBlockArgs& a) {
+  const int64_t projected = a.dt_rank + 2 * a.d_state;
+  const int64_t row_values = 2 * a.d_inner + 2 * (3 * a.d_inner + projected);  // x, z; u, delta, y, projected twice
+  return a.batch * a.seq_len * row_values * static_cast<int64_t>(size_of(a.dtype));
+}
+int64_t mamba_block_grad_scratch(const MambaBlockArgs& a) {
+  const int64_t projected = a.dt_rank + 2 * a.d_state;
+  // hn, dhn; dy, dx; slope, du and dprojected twice
+  const int64_t row_values = 2 * a.channels + 2 * a.d_inner + 2 * (2 * a.d_inner + projected);
+  LaneScanArgs sizes{};
+  sizes.batch = a.batch;
+  sizes.seq_len = a.seq_len;
+  sizes.d_inner = a.d_inner;
+  sizes.d_state = a.d_state;
+  const int64_t kept = 2 * LaneScan(sizes, /*keep_starts=*/true).kept_floats();
+  return mamba_block_scratch(a) + (a.batch * a.seq_len * row_values + kept) * static_cast<int64_t>(size_of(a.dtype));
+}
 
 }  // namespace pm::cpu

@@ -4,7 +4,7 @@
 
 namespace pm::cpu {
 
-void mamba_block_float(const MambaBlockArgs& args);
-void mamba_block_grad_float(const MambaBlockGradArgs& args);
+void mamba_block_float(const MambaBlockArgs& args, Backend& memory);
+void mamba_block_grad_float(const MambaBlockGradArgs& args, Backend& memory);
 
 }  // namespace pm::cpu

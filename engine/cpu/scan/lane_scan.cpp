@@ -58,15 +58,21 @@ struct LaneScan::Group {
   int count;             // channels, at most kLanes
 };
 
-LaneScan::LaneScan(const LaneScanArgs& args, bool keep_starts) : args_(args), states_(rounded_states(args.d_state)) {
+LaneScan::LaneScan(const LaneScanArgs& args, bool keep_starts, Backend* memory)
+    : args_(args), keep_starts_(keep_starts), memory_(memory), states_(rounded_states(args.d_state)) {
   groups_ = (args.d_inner + kLanes - 1) / kLanes;
   const int64_t wanted = std::max<int64_t>(1, kGradientTasks / std::max<int64_t>(1, args.batch));
   block_groups_ = keep_starts ? (groups_ + wanted - 1) / wanted : 1;
   blocks_ = (groups_ + block_groups_ - 1) / block_groups_;
   tiles_ = (args.seq_len + kTile - 1) / kTile;
-  if (keep_starts) {
-    starts_ = std::make_unique_for_overwrite<float[]>(size(args.batch * groups_ * tiles_ * states_ * kLanes));
-  }
+}
+
+int64_t LaneScan::starts_floats() const { return args_.batch * groups_ * tiles_ * states_ * kLanes; }
+int64_t LaneScan::partial_floats() const { return tasks() * std::min(kSegment, tiles_ * kTile) * 2 * states_; }
+int64_t LaneScan::kept_floats() const { return starts_floats() + partial_floats(); }
+
+void LaneScan::start() {
+  if (keep_starts_) starts_ = Floats(memory_, starts_floats());
 }
 
 int64_t LaneScan::row(int64_t entry, int64_t step) const {
@@ -120,7 +126,7 @@ template <int kStates>
 void LaneScan::run(int64_t task, float* y) {
   for (int64_t i = 0; i < groups_of(task); ++i) {
     const Group group = group_of(task, i);
-    float* starts = starts_ == nullptr ? nullptr : starts_.get() + group.index * tiles_ * states_ * kLanes;
+    float* starts = keep_starts_ ? starts_.get() + group.index * tiles_ * states_ * kLanes : nullptr;
     dispatch_states(states_,
                     [&]<int kStates>() { with_best_isa([&]() PM_ISA_BODY { run_group<kStates>(group, y, starts); }); });
   }
@@ -128,7 +134,7 @@ void LaneScan::run(int64_t task, float* y) {
 
 // ---------------------------------------------------------------- gradient
 void LaneScan::start_grad() {
-  partial_ = std::make_unique_for_overwrite<float[]>(size(tasks() * std::min(kSegment, tiles_ * kTile) * 2 * states_));
+  partial_ = Floats(memory_, partial_floats());
   adjoint_.assign(size(args_.batch * groups_ * states_ * kLanes), 0.0f);
   sums_.assign(size(args_.batch * groups_ * (states_ + 2) * kLanes), 0.0);
 }
@@ -270,6 +276,7 @@ void LaneScan::finish_grad(float* dA, float* dD_skip, float* ddelta_sum) const {
 // ---------------------------------------------------------------- several scans
 void run_scans(std::span<LaneScan> scans, std::span<float* const> y) {
   const auto count = static_cast<int64_t>(scans.size());
+  for (LaneScan& scan : scans) scan.start();
 #pragma omp parallel for schedule(dynamic)
   for (int64_t task = 0; task < count * scans[0].tasks(); ++task) {
     scans[size(task % count)].run(task / count, y[size(task % count)]);

@@ -8,9 +8,10 @@
 // over all channels: a segment of tiles is done by all tasks before its rows of dB and dC are added up in block order.
 #pragma once
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
+
+#include "engine/cpu/core/floats.h"
 
 namespace pm::cpu {
 
@@ -38,10 +39,14 @@ struct LaneScanGradArgs {
 
 class LaneScan {
  public:
-  // keep_starts: the gradient follows. The arguments must stay valid.
-  LaneScan(const LaneScanArgs& args, bool keep_starts);
+  // keep_starts: the gradient follows. The arguments must stay valid. memory: where kept values come from (floats.h).
+  LaneScan(const LaneScanArgs& args, bool keep_starts, Backend* memory = nullptr);
+  // What a scan that keeps its starts takes there, from the first run to its end.
+  int64_t kept_floats() const;
 
   int64_t tasks() const { return args_.batch * blocks_; }
+  // Before run.
+  void start();
   // y: (batch, seq_len, d_inner). Tasks may run at the same time.
   void run(int64_t task, float* y);
 
@@ -63,13 +68,16 @@ class LaneScan {
   Group group_of(int64_t task, int64_t index) const;
   int64_t groups_of(int64_t task) const;
   int64_t row(int64_t entry, int64_t step) const;
+  int64_t starts_floats() const;
+  int64_t partial_floats() const;
 
   LaneScanArgs args_;
+  bool keep_starts_;
+  Backend* memory_;
   int64_t states_;  // d_state rounded up to 8, 16, 32 or 64
   int64_t groups_, block_groups_, blocks_, tiles_;
-  std::unique_ptr<float[]> starts_;  // (batch, groups, tiles, states, lanes)
-  std::unique_ptr<float[]>
-      partial_;                 // (batch, blocks, segment, 2 * states): dB and dC of a segment, summed over the block
+  Floats starts_;               // (batch, groups, tiles, states, lanes)
+  Floats partial_;              // (batch, blocks, segment, 2 * states): dB and dC of a segment, summed over the block
   std::vector<float> adjoint_;  // (batch, groups, states, lanes): decay times adjoint of the step after the segment
   std::vector<double> sums_;    // (batch, groups, states + 2, lanes): dA, dD_skip, ddelta_sum so far
 };

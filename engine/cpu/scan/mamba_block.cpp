@@ -166,13 +166,13 @@ void gradient(const MambaBlockGradArgs& g) {
 
 }  // namespace
 
-void mamba_block(const MambaBlockArgs& args) {
-  if (args.dtype == DType::f32) return mamba_block_float(args);
+void mamba_block(const MambaBlockArgs& args, Backend& memory) {
+  if (args.dtype == DType::f32) return mamba_block_float(args, memory);
   forward<double>(args);
 }
 
-void mamba_block_grad(const MambaBlockGradArgs& args) {
-  if (args.forward.dtype == DType::f32) return mamba_block_grad_float(args);
+void mamba_block_grad(const MambaBlockGradArgs& args, Backend& memory) {
+  if (args.forward.dtype == DType::f32) return mamba_block_grad_float(args, memory);
   gradient<double>(args);
 }
 

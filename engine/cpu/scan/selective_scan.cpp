@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
 #include <vector>
 
 #include "engine/cpu/core/fast_math.h"
@@ -347,8 +346,7 @@ void dispatch_states(int64_t d_state, Fn&& fn) {
 // ---------------------------------------------------------------- float
 constexpr int64_t kRows = 512;  // tokens that softplus and gate do at a time
 
-using Floats = std::unique_ptr<float[]>;
-Floats floats(int64_t count) { return std::make_unique_for_overwrite<float[]>(static_cast<size_t>(count)); }
+Floats floats(int64_t count) { return {nullptr, count}; }
 
 // fn(row, rows) for all tokens, in parallel.
 template <typename Fn>

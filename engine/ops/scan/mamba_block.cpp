@@ -4,6 +4,7 @@
 
 #include "engine/ops/conv/causal_conv1d.h"
 #include "engine/ops/dispatch.h"
+#include "engine/ops/scan/mamba_block_plan.h"
 
 namespace pm::ops {
 namespace {
@@ -106,8 +107,8 @@ MambaBlockArgs checked_args(Context& ctx, const char* op, const Tensor& tokens, 
   return args;
 }
 
-void check_covered(const char* op, const MambaBlockArgs& args, bool covered) {
-  PM_CHECK(covered, ShapeError,
+void check_covered(Context& ctx, const char* op, const MambaBlockArgs& args) {
+  PM_CHECK(ctx.device().is_cpu() || cuda::mamba_block_covers(args), ShapeError,
            "{}: no kernel for {} channels, d_inner {}, d_state {}, d_conv {}, dt_rank {}: ask mamba_block_covers first "
            "and compose the block of smaller operators",
            op, args.channels, args.d_inner, args.d_state, args.d_conv, args.dt_rank);
@@ -118,11 +119,7 @@ void check_covered(const char* op, const MambaBlockArgs& args, bool covered) {
 bool mamba_block_covers(Context& ctx, const Tensor& tokens, const MambaBlockWeights& weights) {
   const char* op = "mamba_block_covers";
   const MambaBlockArgs args = checked_args(ctx, op, tokens, weights, {}, /*training=*/false);
-  if (tokens.numel() == 0) return true;
-  bool covered = true;
-  dispatch_device(
-      ctx, op, [] {}, [&](auto) { covered = cuda::mamba_block_covers(args); });
-  return covered;
+  return ctx.device().is_cpu() || tokens.numel() == 0 || cuda::mamba_block_covers(args);
 }
 
 Tensor mamba_block(Context& ctx, const Tensor& tokens, const MambaBlockWeights& weights,
@@ -132,12 +129,11 @@ Tensor mamba_block(Context& ctx, const Tensor& tokens, const MambaBlockWeights& 
   Tensor out = Tensor::empty(ctx, tokens.shape(), tokens.dtype());
   if (out.numel() == 0) return out;
   args.out = out.raw();
+  check_covered(ctx, op, args);
+  count_scratch(ctx,
+                [&](bool cpu) { return cpu ? cpu::mamba_block_scratch(args) : cuda::block::forward_scratch(args); });
   dispatch_device(
-      ctx, op, [&] { cpu::mamba_block(args); },
-      [&](auto stream) {
-        check_covered(op, args, cuda::mamba_block_covers(args));
-        cuda::mamba_block(args, stream);
-      });
+      ctx, op, [&] { cpu::mamba_block(args, ctx.backend()); }, [&](auto stream) { cuda::mamba_block(args, stream); });
   return out;
 }
 
@@ -171,12 +167,13 @@ MambaBlockGrads mamba_block_grad(Context& ctx, const Tensor& dout, const Tensor&
                                 d.in_proj.raw(),
                                 d.out_proj.raw(),
                                 {direction_grad_args(d.direction[0]), direction_grad_args(d.direction[1])}};
+  check_covered(ctx, op, forward);
+  count_scratch(ctx, [&](bool cpu) {
+    return cpu ? cpu::mamba_block_grad_scratch(forward) : cuda::block::gradient_scratch(forward);
+  });
   dispatch_device(
-      ctx, op, [&] { cpu::mamba_block_grad(args); },
-      [&](auto stream) {
-        check_covered(op, forward, cuda::mamba_block_covers(forward));
-        cuda::mamba_block_grad(args, stream);
-      });
+      ctx, op, [&] { cpu::mamba_block_grad(args, ctx.backend()); },
+      [&](auto stream) { cuda::mamba_block_grad(args, stream); });
   return grads;
 }
 

@@ -64,12 +64,14 @@ struct MambaBlockGradArgs {
 
 // Called with at least one token.
 namespace cpu {
-void mamba_block(const MambaBlockArgs&);
-void mamba_block_grad(const MambaBlockGradArgs&);
+// Float values of a call come from `memory`, double ones from the heap.
+void mamba_block(const MambaBlockArgs&, Backend& memory);
+void mamba_block_grad(const MambaBlockGradArgs&, Backend& memory);
+// Bytes that a call takes there.
+int64_t mamba_block_scratch(const MambaBlockArgs&);
+int64_t mamba_block_grad_scratch(const MambaBlockArgs&);
 }  // namespace cpu
-namespace cuda {
-// Whether the kernels cover a shape; others are composed of the smaller operators (layers/nn/mamba_block.cpp).
-bool mamba_block_covers(const MambaBlockArgs&);
+namespace cuda {  // which shapes the kernels cover and what they take of memory: mamba_block_plan.h
 void mamba_block(const MambaBlockArgs&, Stream);
 void mamba_block_grad(const MambaBlockGradArgs&, Stream);
 }  // namespace cuda

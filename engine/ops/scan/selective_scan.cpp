@@ -1,6 +1,7 @@
 #include "engine/ops/scan/selective_scan.h"
 
 #include "engine/ops/dispatch.h"
+#include "engine/ops/scan/selective_scan_plan.h"
 
 namespace pm::ops {
 namespace {
@@ -72,6 +73,7 @@ SelectiveScanGrads selective_scan_grad(Context& ctx, const Tensor& dout, const T
   const SelectiveScanGradArgs args{
       forward,        dout.raw(),     grads.du.raw(),      grads.ddelta.raw(), grads.dA.raw(),
       grads.dB.raw(), grads.dC.raw(), grads.dD_skip.raw(), grads.dz.raw(),     grads.ddelta_bias.raw()};
+  count_scratch(ctx, [&](bool cpu) { return cpu ? 0 : cuda::selective_scan_grad_scratch(forward); });
   dispatch_device(
       ctx, op, [&] { cpu::selective_scan_grad(args); }, [&](auto stream) { cuda::selective_scan_grad(args, stream); });
   return grads;
