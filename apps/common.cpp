@@ -129,7 +129,11 @@ std::string byte_size(double bytes) {
 }
 
 Progress::Progress(std::string label, int64_t total, int64_t done, std::string unit)
-    : label_(std::move(label)), unit_(std::move(unit)), total_(total), first_(done), start_(now_seconds()),
+    : label_(std::move(label)),
+      unit_(std::move(unit)),
+      total_(total),
+      first_(done),
+      start_(now_seconds()),
       terminal_(isatty(STDERR_FILENO) != 0) {}
 
 Progress::~Progress() {

@@ -16,14 +16,16 @@ bool names_option(const std::string& argument, const std::string& option) {
 // The options that a file asks for and the command line does not give.
 std::vector<std::string> options_of(const std::string& file, const std::vector<std::string>& given) {
   const auto json = nlohmann::ordered_json::parse(io::read_file(file), nullptr, /*allow_exceptions=*/false);
-  PM_CHECK(json.is_object(), ConfigError, "{}: --config needs a JSON object such as {{\"lr\": 1e-4, \"epochs\": 30}}", file);
+  PM_CHECK(json.is_object(), ConfigError, "{}: --config needs a JSON object such as {{\"lr\": 1e-4, \"epochs\": 30}}",
+           file);
   std::vector<std::string> options;
   for (const auto& [key, value] : json.items()) {
-    PM_CHECK(!value.is_structured() && !value.is_null(), ConfigError, "{}: {} must be a number, a word, true or false, got {}",
-             file, key, value.dump());
+    PM_CHECK(!value.is_structured() && !value.is_null(), ConfigError,
+             "{}: {} must be a number, a word, true or false, got {}", file, key, value.dump());
     std::string option = "--" + key;
     std::replace(option.begin(), option.end(), '_', '-');
-    const bool overridden = std::any_of(given.begin(), given.end(), [&](const auto& a) { return names_option(a, option); });
+    const bool overridden =
+        std::any_of(given.begin(), given.end(), [&](const auto& a) { return names_option(a, option); });
     if (overridden || value == false) continue;
     options.push_back(option);
     if (value != true) options.push_back(value.is_string() ? value.get<std::string>() : value.dump());

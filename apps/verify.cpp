@@ -39,12 +39,14 @@ Tolerance tolerance_of(const std::string& precision) {
 
 std::vector<double> wide(const Tensor& tensor) {
   switch (tensor.dtype()) {
-    case DType::f64: return tensor.to_host<double>();
+    case DType::f64:
+      return tensor.to_host<double>();
     case DType::f32: {
       const auto values = tensor.to_host<float>();
       return {values.begin(), values.end()};
     }
-    default: throw DTypeError(fmt::format("a float tensor is needed, got {}", to_string(tensor.dtype())));
+    default:
+      throw DTypeError(fmt::format("a float tensor is needed, got {}", to_string(tensor.dtype())));
   }
 }
 
@@ -75,19 +77,23 @@ class Report {
       worst_error_ = error;
     }
     if (json_) {
-      std::printf("%s\n", nlohmann::ordered_json{{"tensor", name}, {"rel_err", error}, {"tol", tolerance}, {"ok", ok}}.dump().c_str());
+      std::printf(
+          "%s\n",
+          nlohmann::ordered_json{{"tensor", name}, {"rel_err", error}, {"tol", tolerance}, {"ok", ok}}.dump().c_str());
     } else if (!ok) {
       std::printf("FAIL  %-48s relative error %.3e, allowed %.1e\n", name.c_str(), error, tolerance);
     }
     ++count_;
   }
-  void compare(const std::string& name, const Tensor& actual, const std::map<std::string, Tensor>& expected, double tolerance) {
+  void compare(const std::string& name, const Tensor& actual, const std::map<std::string, Tensor>& expected,
+               double tolerance) {
     const auto found = expected.find(name);
     PM_CHECK(found != expected.end(), IoError, "expected.safetensors has no tensor '{}'", name);
     compared_.insert(name);
     const bool scalars = actual.defined() && actual.numel() == 1 && found->second.numel() == 1;
     const bool fits = scalars || (actual.defined() && actual.shape() == found->second.shape());
-    add(name, fits ? relative_error(wide(actual), wide(found->second)) : std::numeric_limits<double>::infinity(), tolerance);
+    add(name, fits ? relative_error(wide(actual), wide(found->second)) : std::numeric_limits<double>::infinity(),
+        tolerance);
   }
   // A stored gradient that nothing was compared with is a model that differs, not a pass.
   void require_all_compared(const std::map<std::string, Tensor>& expected) {
@@ -98,12 +104,14 @@ class Report {
   }
   bool finish(const std::string& folder) const {
     if (json_) {
-      std::printf("%s\n", nlohmann::ordered_json{{"verify", all_ok_ ? "pass" : "fail"}, {"worst", worst_}, {"rel_err", worst_error_}}
-                              .dump()
-                              .c_str());
+      std::printf(
+          "%s\n",
+          nlohmann::ordered_json{{"verify", all_ok_ ? "pass" : "fail"}, {"worst", worst_}, {"rel_err", worst_error_}}
+              .dump()
+              .c_str());
     } else {
-      std::printf("%s  %s: %d tensors, worst %s with relative error %.3e\n", all_ok_ ? "pass" : "FAIL", folder.c_str(), count_,
-                  worst_.c_str(), worst_error_);
+      std::printf("%s  %s: %d tensors, worst %s with relative error %.3e\n", all_ok_ ? "pass" : "FAIL", folder.c_str(),
+                  count_, worst_.c_str(), worst_error_);
     }
     return all_ok_;
   }
@@ -147,8 +155,8 @@ const Tensor& image_of(const std::map<std::string, Tensor>& input, const std::st
   return image;
 }
 
-Variable loss_of(Context& ctx, const PixelMamba& model, const Variable& logits, const std::map<std::string, Tensor>& input,
-                 const std::string& file) {
+Variable loss_of(Context& ctx, const PixelMamba& model, const Variable& logits,
+                 const std::map<std::string, Tensor>& input, const std::string& file) {
   const int64_t batch = logits.value().shape()[0], classes = model.config().num_classes;
   if (model.config().head == Head::survival) {
     const std::vector<int64_t> bins = whole_numbers(input, "bin", file, batch, classes);
@@ -210,7 +218,8 @@ int run_verify(const VerifyOptions& options) {
 void add_verify(CLI::App& app, Command& command) {
   auto options = std::make_shared<VerifyOptions>();
   CLI::App* verb = app.add_subcommand(
-      "verify", "Run a golden folder and compare logits, embedding, loss and every gradient with its stored references");
+      "verify",
+      "Run a golden folder and compare logits, embedding, loss and every gradient with its stored references");
   verb->add_option("FOLDER", options->folder,
                    "folder with config.json, model.safetensors, input.safetensors and expected.safetensors")
       ->required();

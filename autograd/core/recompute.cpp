@@ -24,8 +24,8 @@ class Replay {
   RngState rng_;
 };
 
-void rerun_backward(Context& ctx, const RecomputeFn& fn, const std::vector<Saved>& saved, RngState rng, const Tensor& dout,
-                    GradSink& grads) {
+void rerun_backward(Context& ctx, const RecomputeFn& fn, const std::vector<Saved>& saved, RngState rng,
+                    const Tensor& dout, GradSink& grads) {
   std::vector<Variable> leaves;
   for (size_t i = 0; i < saved.size(); ++i) leaves.emplace_back(saved[i].tensor(), grads.wants(i));
   Variable out;

@@ -12,7 +12,11 @@ namespace pm {
 
 struct Node {
   Node(Context& ctx, const char* op, std::vector<Edge> edges, BackwardManyFn fn)
-      : name(op), order(ctx.next_node_order()), inputs(std::move(edges)), backward(std::move(fn)), live(ctx.live_nodes()) {
+      : name(op),
+        order(ctx.next_node_order()),
+        inputs(std::move(edges)),
+        backward(std::move(fn)),
+        live(ctx.live_nodes()) {
     ++*live;
   }
   ~Node() { --*live; }
@@ -67,8 +71,8 @@ std::vector<Variable> record_outputs(Context&, std::vector<Tensor> outs, std::sh
   return variables;
 }
 
-std::vector<Variable> record_many(Context& ctx, const char* name, std::vector<Tensor> outs, std::vector<Variable> inputs,
-                                  BackwardManyFn backward, bool always) {
+std::vector<Variable> record_many(Context& ctx, const char* name, std::vector<Tensor> outs,
+                                  std::vector<Variable> inputs, BackwardManyFn backward, bool always) {
   std::shared_ptr<Node> node;
   const bool wanted = std::any_of(inputs.begin(), inputs.end(), [](const Variable& v) { return v.requires_grad(); });
   if (ctx.grad_enabled() && (wanted || always)) {

@@ -85,8 +85,8 @@ using BackwardManyFn = std::function<void(Context&, const std::vector<Tensor>& d
 // Wraps an operator's output; records a node when gradients are enabled and an input wants one.
 // dout of an output that was never used arrives as zeros. Undefined inputs are allowed and want no gradient.
 Variable record(Context& ctx, const char* name, Tensor out, std::vector<Variable> inputs, BackwardFn backward);
-std::vector<Variable> record_many(Context& ctx, const char* name, std::vector<Tensor> outs, std::vector<Variable> inputs,
-                                  BackwardManyFn backward, bool always = false);
+std::vector<Variable> record_many(Context& ctx, const char* name, std::vector<Tensor> outs,
+                                  std::vector<Variable> inputs, BackwardManyFn backward, bool always = false);
 
 // Gradients of every leaf below `root`, added to what the leaves hold. `dout` has root's shape; without it root must
 // have one element and dout is 1. The graph is consumed: a second call throws Error.

@@ -5,8 +5,8 @@
 namespace pm::cuda {
 
 void throw_cuda_error(cudaError_t status, const char* what, const char* file, int line) {
-  throw CudaError(fmt::format("CUDA: {} ({}) from {} at {}:{}", cudaGetErrorString(status), cudaGetErrorName(status), what,
-                              file, line));
+  throw CudaError(fmt::format("CUDA: {} ({}) from {} at {}:{}", cudaGetErrorString(status), cudaGetErrorName(status),
+                              what, file, line));
 }
 
 void throw_cublas_error(cublasStatus_t status, const char* what, const char* file, int line) {

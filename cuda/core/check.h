@@ -12,15 +12,15 @@ void check_launch(const char* kernel, const char* file, int line);
 
 }  // namespace pm::cuda
 
-#define PM_CUDA_CHECK(call)                                                                        \
-  do {                                                                                             \
-    const cudaError_t pm_status = (call);                                                          \
+#define PM_CUDA_CHECK(call)                                                                           \
+  do {                                                                                                \
+    const cudaError_t pm_status = (call);                                                             \
     if (pm_status != cudaSuccess) ::pm::cuda::throw_cuda_error(pm_status, #call, __FILE__, __LINE__); \
   } while (false)
 
-#define PM_CUBLAS_CHECK(call)                                                                             \
-  do {                                                                                                    \
-    const cublasStatus_t pm_status = (call);                                                              \
+#define PM_CUBLAS_CHECK(call)                                                                                     \
+  do {                                                                                                            \
+    const cublasStatus_t pm_status = (call);                                                                      \
     if (pm_status != CUBLAS_STATUS_SUCCESS) ::pm::cuda::throw_cublas_error(pm_status, #call, __FILE__, __LINE__); \
   } while (false)
 

@@ -28,7 +28,8 @@ namespace {
 constexpr int64_t kEnoughWarps = 2048;      // that one chunk per sequence is enough
 constexpr int64_t kEnoughLaneWarps = 1024;  // the same for the lane kernels, whose 16 states hide more latency
 constexpr int64_t kTargetWarps = 8192;
-constexpr int64_t kTargetLaneWarps = 132 * 20 * 4;  // four full rounds of 20 warps per multiprocessor of the reference GPU
+constexpr int64_t kTargetLaneWarps =
+    132 * 20 * 4;  // four full rounds of 20 warps per multiprocessor of the reference GPU
 constexpr int64_t kMinChunk = 64;
 
 // One row strand per thread: columns of (d_inner, d_state) side by side, kStrands runs of chunks above each other.
@@ -162,7 +163,8 @@ __global__ void __launch_bounds__(kWarps* kWarp, kLanes == 4 ? 8 : 1)
 
 // Tokens of a chunk: a function of the shape, so that every GPU sums in the same order. warps: those that one chunk of every
 // sequence keeps busy; chunks_per_warp: how many chunks share a warp.
-int64_t chunk_length(int64_t warps, int64_t seq_len, int64_t enough_warps, int64_t target_warps, int64_t chunks_per_warp) {
+int64_t chunk_length(int64_t warps, int64_t seq_len, int64_t enough_warps, int64_t target_warps,
+                     int64_t chunks_per_warp) {
   if (warps >= enough_warps || seq_len <= kMinChunk) return seq_len;
   const int64_t share = ceil_div(ceil_div(warps * seq_len, target_warps * chunks_per_warp), kSteps) * kSteps;
   return std::max(share, kMinChunk);
@@ -211,7 +213,8 @@ void run_lanes(const SelectiveScanArgs& args, const LanePlan& plan, Stream strea
 template <typename T, int kLanes>
 void run(const SelectiveScanArgs& args, Stream stream) {
   const int64_t groups = ceil_div(args.d_inner, Layout<kLanes>::kChannels);
-  const Problem p = make_problem(args, groups, chunk_length(args.batch * groups, args.seq_len, kEnoughWarps, kTargetWarps, 1));
+  const Problem p =
+      make_problem(args, groups, chunk_length(args.batch * groups, args.seq_len, kEnoughWarps, kTargetWarps, 1));
   const Inputs<T> in = typed_inputs<T>(args);
   const int64_t channels = p.chunks > 1 ? p.batch * p.chunks * p.d_inner : 0;
   const Scratch<float> states(stream, channels * p.d_state), delta_sums(stream, channels);
@@ -245,9 +248,12 @@ void selective_scan(const SelectiveScanArgs& args, Stream stream) {
   const scan::LanePlan plan = scan::plan_lanes(args);
   dispatch_float(args.dtype, [&]<typename T>() {
     switch (plan.subs) {
-      case 1: return scan::run_lanes<T, 1>(args, plan, stream);
-      case 2: return scan::run_lanes<T, 2>(args, plan, stream);
-      default: scan::dispatch_lanes(args.d_state, [&]<int kLanes>() { scan::run<T, kLanes>(args, stream); });
+      case 1:
+        return scan::run_lanes<T, 1>(args, plan, stream);
+      case 2:
+        return scan::run_lanes<T, 2>(args, plan, stream);
+      default:
+        scan::dispatch_lanes(args.d_state, [&]<int kLanes>() { scan::run<T, kLanes>(args, stream); });
     }
   });
 }

@@ -22,16 +22,16 @@
 namespace pm::cuda::scan {
 
 constexpr int kLaneStates = 16;
-constexpr int kLaneSteps = 4;                             // tokens at a time
-constexpr int kTileFloats = kLaneSteps * kLaneStates;     // B (or C) of one chunk
+constexpr int kLaneSteps = 4;                          // tokens at a time
+constexpr int kTileFloats = kLaneSteps * kLaneStates;  // B (or C) of one chunk
 constexpr int kTileStride = kTileFloats + 4;
 
 // Position of a lane and of its warp.
 template <int kSubs>
 struct LaneWalk {
-  static constexpr int kRowsPerLoad = kWarp / kLaneStates;          // tokens of B that a warp loads at once
-  static constexpr int kLoads = kLaneSteps / kRowsPerLoad;          // for four tokens of one chunk
-  static constexpr int kPairs = kSubs * kLoads;                     // values of B (and of C) that a lane loads at a time
+  static constexpr int kRowsPerLoad = kWarp / kLaneStates;  // tokens of B that a warp loads at once
+  static constexpr int kLoads = kLaneSteps / kRowsPerLoad;  // for four tokens of one chunk
+  static constexpr int kPairs = kSubs * kLoads;             // values of B (and of C) that a lane loads at a time
   int sub;
   int64_t channel, chunk_channel;  // channel; (batch * chunks + chunk) * d_inner + channel
   bool live;                       // channel and chunk exist
@@ -41,7 +41,8 @@ struct LaneWalk {
   int64_t pair_left;               // tokens from that row to the end of the sequence
 
   __device__ LaneWalk(const Problem& p, int width, unsigned work, int lane) {
-    const unsigned sets = static_cast<unsigned>((p.chunks + kSubs - 1) / kSubs), groups = static_cast<unsigned>(p.groups);
+    const unsigned sets = static_cast<unsigned>((p.chunks + kSubs - 1) / kSubs),
+                   groups = static_cast<unsigned>(p.groups);
     const unsigned batch_set = work / groups;
     const int64_t batch = batch_set / sets, first_chunk = int64_t{batch_set % sets} * kSubs;
     sub = lane / width;

@@ -5,7 +5,7 @@
 
 #include "engine/core/error.h"
 
-#define PM_CHECK(condition, ErrorType, ...)                      \
-  do {                                                           \
+#define PM_CHECK(condition, ErrorType, ...)                        \
+  do {                                                             \
     if (!(condition)) throw ErrorType(::fmt::format(__VA_ARGS__)); \
   } while (false)

@@ -54,7 +54,8 @@ void Tensor::check_type(DType wanted) const {
 }
 
 void Tensor::check_count(const Shape& shape, size_t count) {
-  PM_CHECK(shape.numel() == static_cast<int64_t>(count), ShapeError, "{} values do not fill shape {}", count, shape.str());
+  PM_CHECK(shape.numel() == static_cast<int64_t>(count), ShapeError, "{} values do not fill shape {}", count,
+           shape.str());
 }
 
 Tensor Tensor::reshape(const Shape& shape) const {

@@ -13,7 +13,7 @@ namespace pm {
 
 class Tensor {
  public:
-  Tensor() = default;  // undefined: no memory, defined() is false
+  Tensor() = default;                                                  // undefined: no memory, defined() is false
   static Tensor empty(Context& ctx, const Shape& shape, DType dtype);  // not initialised
   static Tensor zeros(Context& ctx, const Shape& shape, DType dtype);
   // Copies host values; the dtype is that of T.

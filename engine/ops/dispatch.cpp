@@ -21,8 +21,8 @@ void check_activation(Context& ctx, const char* op, const Named& tensor) {
   check_device(ctx, op, {tensor});
   const DType other = ctx.device().is_cpu() ? DType::f64 : DType::bf16;
   const DType actual = tensor.tensor.dtype();
-  PM_CHECK(actual == DType::f32 || actual == other, DTypeError, "{}: {} must be f32 or {} on {}, it is {}", op, tensor.name,
-           to_string(other), ctx.device().str(), to_string(actual));
+  PM_CHECK(actual == DType::f32 || actual == other, DTypeError, "{}: {} must be f32 or {} on {}, it is {}", op,
+           tensor.name, to_string(other), ctx.device().str(), to_string(actual));
 }
 
 void check_shape(const char* op, const Named& tensor, const Shape& expected) {
@@ -31,8 +31,8 @@ void check_shape(const char* op, const Named& tensor, const Shape& expected) {
 }
 
 void check_rank(const char* op, const Named& tensor, int rank) {
-  PM_CHECK(tensor.tensor.shape().rank() == rank, ShapeError, "{}: {} must have {} axes, it has shape {}", op, tensor.name,
-           rank, tensor.tensor.shape().str());
+  PM_CHECK(tensor.tensor.shape().rank() == rank, ShapeError, "{}: {} must have {} axes, it has shape {}", op,
+           tensor.name, rank, tensor.tensor.shape().str());
 }
 
 }  // namespace pm::ops

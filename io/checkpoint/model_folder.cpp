@@ -13,7 +13,9 @@ namespace pm::io {
 
 PixelMamba read_model(Context& ctx, const std::string& folder, DType activation) {
   PM_CHECK(std::filesystem::is_directory(folder), IoError,
-           "{}: there is no such model folder (a folder with config.json and model.safetensors, or the name 6m, 21m or nano)", folder);
+           "{}: there is no such model folder (a folder with config.json and model.safetensors, or the name 6m, 21m or "
+           "nano)",
+           folder);
   const std::string weights_file = folder + "/model.safetensors";
   PixelMamba model(ctx, read_model_config(folder + "/config.json"), activation, /*seed=*/0);
   Context host(make_backend(Device::cpu()));

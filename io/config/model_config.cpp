@@ -26,7 +26,8 @@ constexpr std::array<EnumName<Expansion>, 4> kExpansions = {{{"horizontal_cat", 
                                                              {"vertical_avg", Expansion::vertical_avg}}};
 constexpr std::array<EnumName<FusionCount>, 2> kFusionCounts = {
     {{"initial", FusionCount::initial}, {"current", FusionCount::current}}};
-constexpr std::array<EnumName<ShiftPad>, 2> kShiftPads = {{{"replicate", ShiftPad::replicate}, {"zero", ShiftPad::zero}}};
+constexpr std::array<EnumName<ShiftPad>, 2> kShiftPads = {
+    {{"replicate", ShiftPad::replicate}, {"zero", ShiftPad::zero}}};
 constexpr std::array<EnumName<ScanOrder>, 2> kScanOrders = {
     {{"boustrophedon", ScanOrder::boustrophedon}, {"raster", ScanOrder::raster}}};
 constexpr std::array<EnumName<Head>, 3> kHeads = {
@@ -54,7 +55,8 @@ const char* enum_name(const Names& names, Enum value) {
 class Reader {
  public:
   Reader(const Json& json, std::string where) : json_(json), where_(std::move(where)) {
-    PM_CHECK(json.is_object(), ConfigError, "{}: an object is needed, got {}", where_.empty() ? "config" : where_, json.dump());
+    PM_CHECK(json.is_object(), ConfigError, "{}: an object is needed, got {}", where_.empty() ? "config" : where_,
+             json.dump());
   }
 
   const Json* find(const std::string& key) {
@@ -64,7 +66,8 @@ class Reader {
   }
   void integer(const std::string& key, int64_t& value) {
     if (const Json* found = find(key)) {
-      PM_CHECK(found->is_number_integer(), ConfigError, "{}{}: a whole number is needed, got {}", where_, key, found->dump());
+      PM_CHECK(found->is_number_integer(), ConfigError, "{}{}: a whole number is needed, got {}", where_, key,
+               found->dump());
       value = found->get<int64_t>();
     }
   }
@@ -86,7 +89,8 @@ class Reader {
   }
   void reject_unknown() const {
     for (const auto& [key, value] : json_.items()) {
-      PM_CHECK(known_.contains(key), ConfigError, "{}{}: unknown key; the keys are {}", where_, key, fmt::join(known_, ", "));
+      PM_CHECK(known_.contains(key), ConfigError, "{}{}: unknown key; the keys are {}", where_, key,
+               fmt::join(known_, ", "));
     }
   }
 

@@ -16,8 +16,8 @@ constexpr auto VA = Expansion::vertical_avg;
 
 // The 24 layers of tables 7 and 8; the two sizes differ in the expansion of layer 11 alone.
 std::vector<LayerConfig> published_layers(Expansion layer11) {
-  const std::vector<std::optional<Expansion>> expansions = {
-      HC, VC, HC, VC, {}, HC, {}, VC, {}, {}, layer11, {}, {}, VA, {}, {}, {}, {}, {}, HA, {}, VC, {}, {}};
+  const std::vector<std::optional<Expansion>> expansions = {HC, VC, HC, VC, {}, HC, {}, VC, {}, {}, layer11, {},
+                                                            {}, VA, {}, {}, {}, {}, {}, HA, {}, VC, {},      {}};
   std::vector<LayerConfig> layers;
   int64_t channels = 3;
   for (const auto& expansion : expansions) {
@@ -28,9 +28,7 @@ std::vector<LayerConfig> published_layers(Expansion layer11) {
 }
 
 // Small enough to learn on two processors in minutes: a region ends as one token and its CLS, one layer joins regions.
-std::vector<LayerConfig> nano_layers() {
-  return {{3, HC}, {6, VC}, {12, HC}, {24, VC}, {48, HA}, {48, VA}, {48, {}}};
-}
+std::vector<LayerConfig> nano_layers() { return {{3, HC}, {6, VC}, {12, HC}, {24, VC}, {48, HA}, {48, VA}, {48, {}}}; }
 
 // Beyond any network that can be run: a damaged or hostile file ends here and not in an allocation or an overflow.
 constexpr size_t kMaxLayers = 1024;

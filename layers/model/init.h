@@ -13,9 +13,9 @@ namespace pm::init {
 using Fill = std::function<double(const RngState& draw, int64_t index)>;
 
 Fill constant(double value);
-Fill uniform(double bound);                                   // [-bound, bound]
-Fill truncated_normal(double deviation);                      // cut at two deviations
+Fill uniform(double bound);                                       // [-bound, bound]
+Fill truncated_normal(double deviation);                          // cut at two deviations
 Fill inverse_softplus_dt(double low, double high, double floor);  // softplus of it is log-uniform in [low, high]
-Fill log_range(int64_t d_state);                              // ln(1..d_state) in every row
+Fill log_range(int64_t d_state);                                  // ln(1..d_state) in every row
 
 }  // namespace pm::init

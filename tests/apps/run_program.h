@@ -31,7 +31,8 @@ inline std::string read_text(const std::string& path) {
 inline Outcome run_program(const std::string& arguments, const std::string& before = "") {
   const TempDir folder;
   const std::string out = folder.path() + "/out", err = folder.path() + "/err";
-  const int status = std::system((before + " " + std::string(PM_PROGRAM) + " " + arguments + " >" + out + " 2>" + err).c_str());
+  const int status =
+      std::system((before + " " + std::string(PM_PROGRAM) + " " + arguments + " >" + out + " 2>" + err).c_str());
   Outcome outcome{WIFEXITED(status) ? WEXITSTATUS(status) : 128, read_text(out), read_text(err)};
   return outcome;
 }

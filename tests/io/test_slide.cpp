@@ -194,7 +194,8 @@ TEST_CASE("TIFFs that OpenSlide refuses are read through libtiff", "[cpu]") {
   for (const double print : {0.0, 72.0, 96.0, 300.0, 600.0}) {
     CAPTURE(print);
     write_strip_tiff(path, image, print);
-    CHECK_THAT(slide_error(path), ContainsSubstring("no physical resolution (mpp)") && ContainsSubstring("--slide-mpp"));
+    CHECK_THAT(slide_error(path),
+               ContainsSubstring("no physical resolution (mpp)") && ContainsSubstring("--slide-mpp"));
     CHECK(max_difference(read_at(path, 0.5, 0.5).image, image) == 0);
   }
 }
@@ -240,7 +241,8 @@ TEST_CASE("slides that are missing, folders, pipes or too large are refused", "[
   io::SlideOptions options;
   options.mpp = 0.5;
   options.max_pixels = 9'999;
-  CHECK_THAT(error_message([&] { io::read_slide(path, options); }), ContainsSubstring("100 x 100 pixels, at most 9999"));
+  CHECK_THAT(error_message([&] { io::read_slide(path, options); }),
+             ContainsSubstring("100 x 100 pixels, at most 9999"));
   options.mpp = 1e-9;
   CHECK_THAT(error_message([&] { io::read_slide(path, options); }), ContainsSubstring("use a larger --mpp"));
   for (const double mpp : {0.0, -1.0, std::nan(""), HUGE_VAL}) {

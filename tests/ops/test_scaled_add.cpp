@@ -1,5 +1,4 @@
 #include "autograd/ops/scaled_add.h"
-
 #include "engine/ops/elementwise/scaled_add.h"
 #include "tests/support/test.h"
 

@@ -8,9 +8,12 @@ namespace pm::test {
 
 double tolerance(DType dtype, int64_t reduced_terms) {
   switch (dtype) {
-    case DType::f32: return reduced_terms > 100'000 ? 1e-4 : 1e-5;
-    case DType::bf16: return 1e-2;
-    default: return 1e-12;
+    case DType::f32:
+      return reduced_terms > 100'000 ? 1e-4 : 1e-5;
+    case DType::bf16:
+      return 1e-2;
+    default:
+      return 1e-12;
   }
 }
 

@@ -37,28 +37,34 @@ Tensor uniform(uint64_t seed, const Shape& shape, double low, double high, DType
 Tensor on(Context& ctx, const Tensor& values, DType dtype) {
   const std::vector<double> source = values.to_host<double>();
   switch (dtype) {
-    case DType::f64: return Tensor::from_host(ctx, values.shape(), source);
-    case DType::f32: return Tensor::from_host(ctx, values.shape(), std::vector<float>(source.begin(), source.end()));
+    case DType::f64:
+      return Tensor::from_host(ctx, values.shape(), source);
+    case DType::f32:
+      return Tensor::from_host(ctx, values.shape(), std::vector<float>(source.begin(), source.end()));
     case DType::bf16: {
       std::vector<bfloat16> narrow;
       for (const double value : source) narrow.emplace_back(static_cast<float>(value));
       return Tensor::from_host(ctx, values.shape(), narrow);
     }
-    default: throw DTypeError("on(): a float dtype is needed");
+    default:
+      throw DTypeError("on(): a float dtype is needed");
   }
 }
 
 Tensor widen(const Tensor& tensor) {
   std::vector<double> wide;
   switch (tensor.dtype()) {
-    case DType::f64: wide = tensor.to_host<double>(); break;
+    case DType::f64:
+      wide = tensor.to_host<double>();
+      break;
     case DType::f32:
       for (const float value : tensor.to_host<float>()) wide.push_back(value);
       break;
     case DType::bf16:
       for (const bfloat16 value : tensor.to_host<bfloat16>()) wide.push_back(static_cast<float>(value));
       break;
-    default: throw DTypeError("widen(): a float tensor is needed");
+    default:
+      throw DTypeError("widen(): a float tensor is needed");
   }
   return Tensor::from_host(cpu(), tensor.shape(), wide);
 }

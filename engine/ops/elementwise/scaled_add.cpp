@@ -12,8 +12,10 @@ void run(Context& ctx, const Tensor& a, double alpha, const Tensor* b, double be
     check_dtype("scaled_add", a.dtype(), {{"b", *b}});
     check_shape("scaled_add", {"b", *b}, a.shape());
   }
-  const ScaledAddArgs args{a.raw(), b != nullptr ? b->raw() : nullptr, out.raw(), alpha, beta, constant, a.numel(), a.dtype()};
-  dispatch_device(ctx, "scaled_add", [&] { cpu::scaled_add(args); }, [&](auto stream) { cuda::scaled_add(args, stream); });
+  const ScaledAddArgs args{a.raw(),  b != nullptr ? b->raw() : nullptr, out.raw(), alpha, beta, constant, a.numel(),
+                           a.dtype()};
+  dispatch_device(
+      ctx, "scaled_add", [&] { cpu::scaled_add(args); }, [&](auto stream) { cuda::scaled_add(args, stream); });
 }
 
 }  // namespace

@@ -26,10 +26,11 @@ namespace ops {
 // Each throws ShapeError, DTypeError or DeviceError when the tensors do not match.
 Tensor scaled_add(Context& ctx, const Tensor& a, double alpha, const Tensor& b, double beta);
 Tensor scale(Context& ctx, const Tensor& a, double alpha);
-void scaled_add_in_place(Context& ctx, Tensor& a, double alpha, const Tensor& b, double beta);  // a = alpha * a + beta * b
-void add_in_place(Context& ctx, Tensor& sum, const Tensor& term);          // sum += term
-void scale_in_place(Context& ctx, Tensor& a, double alpha);                // a *= alpha
-void add_constant_in_place(Context& ctx, Tensor& a, double constant);      // a += constant
+void scaled_add_in_place(Context& ctx, Tensor& a, double alpha, const Tensor& b,
+                         double beta);                                 // a = alpha * a + beta * b
+void add_in_place(Context& ctx, Tensor& sum, const Tensor& term);      // sum += term
+void scale_in_place(Context& ctx, Tensor& a, double alpha);            // a *= alpha
+void add_constant_in_place(Context& ctx, Tensor& a, double constant);  // a += constant
 }  // namespace ops
 
 }  // namespace pm

@@ -34,7 +34,7 @@ struct LinearArgs {
   std::vector<LinearOut> groups;
   int64_t rows, in_features, out_features;
   DType dtype;
-  bool accumulate = false;  // adds to what the groups hold (a residual connection), rounding once
+  bool accumulate = false;              // adds to what the groups hold (a residual connection), rounding once
   const void* stored_weight = nullptr;  // CUDA: the weight in bf16 too, where the caller has it; null: rounded here
 };
 struct LinearGradInputArgs {
