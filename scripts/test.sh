@@ -9,6 +9,7 @@ usage: scripts/test.sh [arguments of ctest]
   scripts/test.sh                       everything that can run here
   scripts/test.sh -R rms_norm           tests whose name matches
   PM_WITH_CUDA=OFF scripts/test.sh      CPU only, in build-cpu
+  PM_SLOW=1 scripts/test.sh             also what takes minutes: learning from made-up cohorts
 Environment: PM_WITH_CUDA (AUTO, ON, OFF), PM_BUILD_DIR (build folder), PM_DATA (folder of real slides for the tests that read
 them), PM_JOBS (compilers and tests at a time), PM_SKIP_INSTALL=1 (do not touch packages).
 TEXT
@@ -43,6 +44,12 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-
 
 status=0
 ctest --test-dir "$folder" --parallel "$jobs" --output-on-failure --no-tests=error "$@" 2>&1 | tee "$results" || status=$?
+
+# Hidden from ctest: one at a time, with all processors.
+slow_failed=0
+if [[ "${PM_SLOW:-0}" == 1 ]]; then
+  OMP_NUM_THREADS=$(nproc) "$folder/bin/pm_test_apps" "[training]" --durations yes || slow_failed=1
+fi
 
 # "12/80 Test #7: the name ......   Passed    0.01 sec", with "***Skipped" or "***Failed" where it did not pass
 passed=$(grep -cE '^ *[0-9]+/[0-9]+ Test +#.* Passed +[0-9.]+ sec' "$results" || true)
@@ -87,6 +94,10 @@ if [[ -n "$needs_gpu" ]]; then
   if grep -q '^-- CPU only' "$log"; then reason="this build is for the CPU only"; fi
   echo "   $(count "$needs_gpu") because $reason:"
   list "$needs_gpu"
+fi
+if ((slow_failed)); then
+  echo "  failed: tests of learning from made-up cohorts (pm_test_apps \"[training]\")"
+  status=1
 fi
 if ((status != 0)); then echo "  the output of the tests is in $results"; fi
 exit "$status"

@@ -21,15 +21,21 @@ std::vector<Tensor> many(Context& ctx, DType dtype, int64_t largest, uint64_t co
 
 double value(const Tensor& one) { return widen(one).to_host<double>()[0]; }
 
-}  // namespace
-
-TEST_CASE("global_norm on cuda equals cpu double", "[cuda]") {
-  const int64_t largest = GENERATE(1, 100'003, 9'000'001);
-  const uint64_t count = GENERATE(8, 520, 1100);  // some are empty: up to 512 of the others share a launch
+void check_on_cuda(int64_t largest, uint64_t count) {
+  CAPTURE(largest, count);
   const std::vector<Tensor> tensors = many(cuda(), DType::f32, largest, count);
   const Tensor norm = ops::global_norm(cuda(), tensors);
   check_close(norm, ops::global_norm(cpu(), many(cpu(), DType::f64, largest, count)), tolerance(DType::f32));
   check_same_bits(norm, ops::global_norm(cuda(), tensors));
+}
+
+}  // namespace
+
+TEST_CASE("global_norm on cuda equals cpu double", "[cuda]") { check_on_cuda(GENERATE(1, 100'003), 8); }
+
+TEST_CASE("global_norm of many and of large tensors on cuda equals cpu double", "[cuda][slow]") {
+  const int64_t largest = GENERATE(1, 9'000'001);
+  check_on_cuda(largest, GENERATE(8, 520, 1100));  // some are empty: up to 512 of the others share a launch
 }
 
 TEST_CASE("global_norm of empty tensors on cuda is zero", "[cuda]") {
