@@ -9,7 +9,7 @@
 namespace pm::test {
 namespace {
 
-constexpr int kThreads = 2;
+constexpr int kThreads = 1;  // several of these tests share the processors
 
 // The cohort of the quick start.
 class MadeUpCohort {

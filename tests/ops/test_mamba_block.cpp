@@ -395,7 +395,7 @@ TEST_CASE("mamba_block on cuda equals cpu double around a tile of a narrow layer
 }
 
 // The way back through dt_proj and x_proj takes 64 rows at a time, 32, 16 or 8 in the wider of these layers.
-TEST_CASE("mamba_block on cuda equals cpu double around the rows of a block of a narrow layer", "[cuda]") {
+TEST_CASE("mamba_block on cuda equals cpu double around the rows of a block of a narrow layer", "[cuda][cublas]") {
   const auto dtype = GENERATE(DType::f32, DType::bf16);
   const int64_t channels = GENERATE(3, 6, 12, 24);
   const int64_t rows = 192 / channels, beside = GENERATE(-1, 0, 1), dt_rank = GENERATE(1, 2, 3, 4);
