@@ -15,9 +15,9 @@
 // The slides of one case share both contrasts; shapes, places, patches and nuclei differ.
 //
 // Harrell's concordance that can be reached, in expectation (tests/metrics/test_synth_ceilings.cpp holds them to it):
-//   q itself                                                 0.93
-//   r alone                                                  0.87
-//   s_upper: patches of the upper piece alone                0.80
+//   q itself                                                 0.91
+//   r alone                                                  0.85
+//   s_upper: patches of the upper piece alone                0.79
 //   any function of m: patches averaged over the slide       0.58
 //   a thumbnail                                              0.50
 //
@@ -44,9 +44,9 @@ struct SynthOptions {
 constexpr double kMaxSynthMpp = 2.0;       // coarser pixels lose the fine nuclei
 constexpr double kMinSynthExtent = 600.0;  // micrometres, width and height: two pieces with room for their patches
 
-constexpr double kLeastContrast = 0.5;
+constexpr double kLeastContrast = 0.7;
 constexpr double kLocalWeight = 0.6, kRelationWeight = 2.0;
-constexpr double kStageCuts[3] = {-0.94, 0.0, 0.94};
+constexpr double kStageCuts[3] = {-1.1, 0.0, 1.1};
 constexpr double kLogHazard = 5.0;
 constexpr double kShape = 6.0, kScale = 40.0;  // of the Weibull distribution at score 0; months
 
