@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <fstream>
 
+#include "apps/command_line.h"
 #include "engine/core/check.h"
 
 namespace pm::app {

@@ -1,5 +1,3 @@
-#include "apps/common.h"
-
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -8,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "apps/command_line.h"
 #include "engine/core/check.h"
 #include "engine/ops/backends.h"
 #include "io/checkpoint/model_folder.h"

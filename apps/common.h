@@ -1,10 +1,8 @@
-// What the subcommands share: the run options, the context they make, progress on stderr.
+// What the subcommands share: the run options, the context they make, progress on stderr. Their options: apps/command_line.h.
 #pragma once
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "engine/core/error.h"
 #include "engine/core/tensor.h"
@@ -27,8 +25,6 @@ struct RunOptions {
   uint64_t seed = 0;
   bool json = false;
 };
-
-void add_run_options(CLI::App& command, RunOptions& options);
 
 // The context for --device and --seed; says on stderr which device was taken when the choice was left open.
 std::unique_ptr<Context> make_context(const RunOptions& options);
@@ -58,29 +54,11 @@ class Progress {
   bool terminal_, drawn_ = false;
 };
 
-// For options that take a finite number above 0. (CLI11's own check answers with all 309 digits of the largest double.)
-CLI::Validator positive_number();
-// For unsigned numbers: CLI11 takes -1 for the largest.
-CLI::Validator whole_number();
-
 // Seconds of a steady clock.
 double now_seconds();
 // "2m 05s"
 std::string duration(double seconds);
 // "1.25 GB"
 std::string byte_size(double bytes);
-
-// Each adds one subcommand and stores the exit code when it was chosen and has run.
-struct Command {
-  std::vector<std::string> arguments;  // as typed, without the program's name
-  int exit_code = kDone;
-};
-void add_infer(CLI::App& app, Command& command);
-void add_finetune(CLI::App& app, Command& command);
-void add_evaluate(CLI::App& app, Command& command);
-void add_verify(CLI::App& app, Command& command);
-void add_inspect(CLI::App& app, Command& command);
-void add_bench(CLI::App& app, Command& command);
-void add_synth(CLI::App& app, Command& command);
 
 }  // namespace pm::app

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstdio>
 
-#include "apps/common.h"
+#include "apps/command_line.h"
 #include "apps/evaluation.h"
 #include "engine/core/check.h"
 

@@ -6,6 +6,7 @@
 
 #include <csignal>
 
+#include "apps/command_line.h"
 #include "apps/finetune_cohort.h"
 #include "engine/core/check.h"
 

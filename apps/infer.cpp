@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "apps/common.h"
+#include "apps/command_line.h"
 #include "apps/predict.h"
 #include "engine/core/check.h"
 #include "io/checkpoint/preprocessing.h"

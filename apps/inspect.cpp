@@ -3,7 +3,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "apps/common.h"
+#include "apps/command_line.h"
 #include "apps/peak_memory.h"
 #include "engine/core/check.h"
 #include "engine/ops/backends.h"

@@ -6,7 +6,7 @@
 #include <numeric>
 #include <vector>
 
-#include "apps/common.h"
+#include "apps/command_line.h"
 #include "apps/json_config.h"
 #include "engine/core/check.h"
 

@@ -7,7 +7,7 @@
 #include <charconv>
 #include <nlohmann/json.hpp>
 
-#include "apps/common.h"
+#include "apps/command_line.h"
 #include "engine/metrics/survival.h"
 #include "io/synth/synth_cohort.h"
 

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "apps/common.h"
+#include "apps/command_line.h"
 #include "autograd/ops/cross_entropy.h"
 #include "autograd/ops/survival_nll.h"
 #include "engine/core/check.h"
