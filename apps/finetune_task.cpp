@@ -12,12 +12,16 @@
 #include "io/config/model_config.h"
 
 namespace pm::app {
+namespace {
+
+// --init names layers alone.
+bool starts_random(const std::string& init) { return is_model_name(init) || init.ends_with(".json"); }
+
+}  // namespace
 
 Task make_task(const FinetuneOptions& options, const io::Cohort& cohort, const std::vector<int64_t>& train) {
   Task task;
   if (cohort.outcome == io::Outcome::survival) {
-    PM_CHECK(!options.balance, UsageError, "--balance shows classes equally often; {} holds survival times",
-             options.table);
     task.head = Head::survival;
     task.outputs = kSurvivalBins;
     task.cuts = io::time_cuts(cohort, train, kSurvivalBins);
@@ -63,10 +67,6 @@ Variable loss_of(Context& ctx, const Task& task, const Variable& logits, const T
 double host_value(const Tensor& tensor) {
   return tensor.dtype() == DType::f64 ? tensor.to_host<double>()[0] : tensor.to_host<float>()[0];
 }
-
-namespace {
-bool starts_random(const std::string& init) { return is_model_name(init) || init.ends_with(".json"); }
-}  // namespace
 
 ModelConfig initial_config(const std::string& init) {
   if (is_model_name(init)) return named_config(init, 1);

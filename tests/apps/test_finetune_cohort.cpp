@@ -169,6 +169,18 @@ TEST_CASE("bad tables and splits are refused by the run and by the dry run, befo
   }
 }
 
+TEST_CASE("survival times cannot be balanced, which a run says before it writes anything", "[cpu]") {
+  const Folder folder(2);
+  write_text(folder.path("table.csv"), "path,survival_months,censorship\nstripes0.png,3,0\nstripes1.png,4,1\n");
+  for (const std::string& mode : {std::string(" --check"), " --out " + folder.path("run")}) {
+    const Outcome outcome = folder.finetune("--balance" + mode);
+    CAPTURE(mode, outcome.err);
+    CHECK(outcome.code == 2);
+    CHECK(contains(outcome.err, "--balance"));
+    CHECK_FALSE(fs::exists(folder.path("run")));
+  }
+}
+
 TEST_CASE("a run in which no slide can be read, or too little memory to read one, is no success", "[cpu]") {
   const Folder folder(4);
   write_text(folder.path("table.csv"), "path,label\nstripes0.png,0\nstripes1.png,1\nstripes2.png,0\nstripes3.png,1\n");
