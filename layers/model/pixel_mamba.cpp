@@ -15,6 +15,7 @@
 #include "autograd/ops/serialize.h"
 #include "autograd/ops/token_expansion.h"
 #include "engine/core/check.h"
+#include "layers/model/cost.h"
 #include "layers/model/init.h"
 
 namespace pm {
@@ -142,6 +143,7 @@ Variable PixelMamba::shrink(Context& ctx, const Variable& tokens, size_t i, int6
 Variable PixelMamba::run_layers(Context& ctx, Variable tokens, const ForwardOptions& options,
                                 ForwardResult& result) const {
   int64_t region_h = config_.region_size, region_w = config_.region_size;
+  const std::vector<int64_t> spare = spare_bytes(config_, result.regions, tokens.shape()[0], activation_);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const Shape shape = tokens.shape();
     const int64_t batch = shape[0], n_regions = shape[1], region_len = shape[2], channels = shape[3];
@@ -150,7 +152,7 @@ Variable PixelMamba::run_layers(Context& ctx, Variable tokens, const ForwardOpti
     const double drop = drop_probability(options.drop_path, i, blocks_.size());
     Variable mixed = sequence;
     if (drop == 0.0 || uniform_at(ctx.rng().next(), 0) >= drop) {
-      mixed = blocks_[i](ctx, sequence, options.recompute);
+      mixed = blocks_[i](ctx, sequence, options.recompute, spare[i]);
       if (drop > 0.0) mixed = scaled_add(ctx, mixed, 1.0 / (1.0 - drop), sequence, 1.0 - 1.0 / (1.0 - drop));
     }
     tokens = reshape(ctx, mixed, shape);

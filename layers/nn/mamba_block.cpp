@@ -23,8 +23,8 @@ Variable run_direction(Context& ctx, const MambaDirection& p, const Variable& x,
 
 }  // namespace
 
-Variable MambaBlock::operator()(Context& ctx, const Variable& tokens, bool recompute) const {
-  if (one_operator(ctx, tokens)) return mamba_block(ctx, tokens, *this, {norm_eps, divide_out});
+Variable MambaBlock::operator()(Context& ctx, const Variable& tokens, bool recompute, int64_t spare_bytes) const {
+  if (one_operator(ctx, tokens)) return mamba_block(ctx, tokens, *this, {norm_eps, divide_out, spare_bytes});
   if (!recompute) return composed(ctx, tokens);
   const auto run = [block = *this](Context& c, const std::vector<Variable>& inputs) {
     return block.composed(c, inputs[0]);

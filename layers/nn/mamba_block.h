@@ -14,8 +14,8 @@ struct MambaBlock : MambaParameters {
 
   // tokens: (batch, seq_len, channels); the result has the same shape. Throws ShapeError when a parameter does not fit.
   // One operator where one_operator() says so, else composed. `recompute` keeps only the tokens between forward and
-  // backward, which the one operator always does.
-  Variable operator()(Context& ctx, const Variable& tokens, bool recompute = false) const;
+  // backward, which the one operator always does. spare_bytes: engine/ops/scan/mamba_block.h.
+  Variable operator()(Context& ctx, const Variable& tokens, bool recompute = false, int64_t spare_bytes = 0) const;
   // Every intermediate value is kept for the backward pass. For any shape and device.
   Variable composed(Context& ctx, const Variable& tokens) const;
   // On CUDA where the kernels cover the shape. On the CPU the one operator is the same arithmetic, written to be read.

@@ -2,6 +2,7 @@
 
 #include "io/config/model_config.h"
 #include "layers/model/config.h"
+#include "layers/model/cost.h"
 #include "tests/support/test.h"
 
 namespace pm::test {
@@ -43,6 +44,22 @@ TEST_CASE("fusion merges alpha / n_layers of the first regions per layer, at mos
   CHECK(config.fusion_k(400, 5) == 2);  // floor(5 / 2)
   config.fusion_count = FusionCount::current;
   CHECK(config.fusion_k(400, 30) == 1);
+}
+
+// By hand: 2 regions of 4 x 4 pixels and a CLS token, 3 channels, then 2 x (8 + 1) tokens of 6; d_inner 6 and 12; one chunk of
+// 64 tokens a layer. Layer 1 holds 3 * 34 * 3 values and 2 * 6 * 33 floats, layer 2 what layer 1 keeps, 3 * 18 * 6 and
+// 2 * 12 * 33.
+TEST_CASE("a layer spares what the layer that holds most has more", "[cpu]") {
+  ModelConfig config = io::model_config_from_json(small_config());
+  const int64_t first = 3 * 34 * 3, second = 34 * 3 + 3 * 18 * 6, carried = 2 * 6 * 33;
+  config.fusion_alpha = 0.0;  // no region is merged
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const auto size = static_cast<int64_t>(size_of(dtype));
+    const std::vector<int64_t> spare = spare_bytes(config, 2, 1, dtype);
+    REQUIRE(spare.size() == 2);
+    CHECK(spare[0] == (second - first) * size + carried * 4);
+    CHECK(spare[1] == 0);
+  }
 }
 
 TEST_CASE("config.json survives a round trip", "[cpu]") {

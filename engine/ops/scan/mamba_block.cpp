@@ -1,5 +1,6 @@
 #include "engine/ops/scan/mamba_block.h"
 
+#include <algorithm>
 #include <string>
 
 #include "engine/ops/conv/causal_conv1d.h"
@@ -14,13 +15,13 @@ constexpr int64_t kMaxState = 64;
 // Scratch memory. Training keeps the tokens of every block between forward and backward, so intermediate values have to stay
 // small beside them: a step of 6m on 4480 x 4480 pixels fits 4 GB in float32 and 2 GB in bfloat16. A batch of images may take
 // more. Inference keeps nothing.
-constexpr int64_t kSlideScratchFloat = int64_t{896} << 20, kSlideScratchHalf = int64_t{256} << 20;
+constexpr int64_t kSlideScratchFloat = int64_t{896} << 20, kSlideScratchHalf = int64_t{240} << 20;
 constexpr int64_t kBatchScratch = int64_t{2} << 30, kInferenceScratch = int64_t{6} << 30;
 
-int64_t scratch_bytes(const Tensor& tokens, bool training) {
+int64_t scratch_bytes(const Tensor& tokens, bool training, int64_t spare) {
   if (!training) return kInferenceScratch;
-  if (tokens.size(0) > 1) return kBatchScratch;
-  return tokens.dtype() == DType::bf16 ? kSlideScratchHalf : kSlideScratchFloat;
+  const int64_t slide = tokens.dtype() == DType::bf16 ? kSlideScratchHalf : kSlideScratchFloat;
+  return std::min((tokens.size(0) > 1 ? kBatchScratch : slide) + spare, kInferenceScratch);
 }
 
 void check_direction_types(Context& ctx, const std::string& op, const MambaDirectionWeights& w, DType dtype) {
@@ -97,7 +98,9 @@ MambaBlockArgs checked_args(Context& ctx, const char* op, const Tensor& tokens, 
                             options.norm_eps,
                             options.divide_out,
                             tokens.dtype(),
-                            scratch_bytes(tokens, training)};
+                            scratch_bytes(tokens, training, options.spare_bytes)};
+  PM_CHECK(options.spare_bytes >= 0, ShapeError, "{}: spare_bytes must not be negative, got {}", op,
+           options.spare_bytes);
   check_sizes(op, args, tokens, w);
   check_shape(op, {"norm", w.norm}, {args.channels});
   check_shape(op, {"in_proj", w.in_proj}, {2 * args.d_inner, args.channels});

@@ -88,6 +88,9 @@ struct MambaBlockWeights {  // also the gradients: same shapes and dtypes
 struct MambaBlockOptions {
   double norm_eps = 1e-5;
   bool divide_out = false;
+  // CUDA, while gradients are wanted: memory that the caller can spare for intermediate values, beside what a call takes
+  // anyway. More of it means fewer segments, and fewer, longer launches.
+  int64_t spare_bytes = 0;
 };
 struct MambaBlockGrads {
   Tensor dtokens;

@@ -156,6 +156,11 @@ inline int64_t chunk_bytes(const MambaBlockArgs& args, const Plan& plan, bool wi
   return 2 * args.batch * plan.chunks * args.d_inner * (with_adjoints ? 33 : 17) * 4;
 }
 
+// About the same for a gradient of so many tokens, d_state 16: states, adjoints and the sum of delta of each chunk.
+inline int64_t carried_bytes(int64_t tokens, int64_t d_inner) {
+  return 2 * pieces(tokens, kGradChunk) * d_inner * 33 * 4;
+}
+
 // Floats of all parameters of a block.
 inline int64_t parameter_floats(const MambaBlockArgs& args) {
   const int64_t projections = args.dt_rank + 2 * args.d_state + args.dt_rank;  // x_proj, dt_proj
