@@ -16,7 +16,8 @@ TEXT
 }
 case "${1:-}" in -h | --help) usage; exit 0 ;; esac
 
-if [[ "${PM_WITH_CUDA:-}" == OFF ]]; then folder=build-cpu; else folder=build; fi
+export PM_WITH_CUDA=${PM_WITH_CUDA:-AUTO}  # whatever quickstart.sh set up
+if [[ "$PM_WITH_CUDA" == OFF ]]; then folder=build-cpu; else folder=build; fi
 folder=${PM_BUILD_DIR:-$root/$folder}
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
