@@ -1,6 +1,7 @@
 #include <numeric>
 
 #include "autograd/ops/linear.h"
+#include "engine/ops/elementwise/scaled_add.h"
 #include "engine/ops/gemm/linear.h"
 #include "tests/support/golden.h"
 #include "tests/support/test.h"
@@ -96,6 +97,12 @@ void compare_bias(Context& ctx, DType dtype, int64_t rows, int64_t in, int64_t o
   const Tensor bias = normal(3, {out}, 1.0, param), dout = normal(4, {rows, out}, 1.0, dtype);
   check_close(ops::linear(ctx, on(ctx, x, dtype), on(ctx, weight, param), on(ctx, bias, param)),
               ops::linear(cpu(), x, weight, bias), tolerance(dtype), "out");
+  const Tensor addend = normal(5, {rows, out}, 1.0, dtype);
+  const Tensor dx = on(ctx, x, dtype), dw = on(ctx, weight, param), device_addend = on(ctx, addend, dtype);
+  check_close(ops::linear(ctx, dx, dw, {}, device_addend), ops::linear(cpu(), x, weight, {}, addend), tolerance(dtype),
+              "with an addend");
+  check_close(ops::linear(ctx, dx, dw, on(ctx, bias, param), device_addend),
+              ops::linear(cpu(), x, weight, bias, addend), tolerance(dtype), "with bias and addend");
   check_close(ops::linear_grad_bias(ctx, on(ctx, dout, dtype)), ops::linear_grad_bias(cpu(), dout),
               tolerance(param, rows), "dbias");
 }
@@ -222,6 +229,20 @@ TEST_CASE("linear is additive in its input", "[cpu]") {
   CHECK(rows[9 * 32 + 4] == bias.to_host<double>()[4]);
 }
 
+TEST_CASE("linear with an addend is linear plus the addend", "[cpu]") {
+  const int64_t rows = GENERATE(1, 5, 1'130);
+  const Tensor x = normal(1, {rows, 6}), weight = normal(2, {9, 6}), bias = normal(3, {9}),
+               addend = normal(4, {rows, 9});
+  const auto plus_addend = [&](const Tensor& out) { return ops::scaled_add(cpu(), out, 1.0, addend, 1.0); };
+  check_close(ops::linear(cpu(), x, weight, {}, addend), plus_addend(ops::linear(cpu(), x, weight)),
+              tolerance(DType::f64));
+  check_close(ops::linear(cpu(), x, weight, bias, addend), plus_addend(ops::linear(cpu(), x, weight, bias)),
+              tolerance(DType::f64));
+  Tensor in_place = addend.copy_to(cpu());
+  cpu::linear({x.raw(), weight.raw(), nullptr, {{in_place.raw(), 9, in_place.raw()}}, rows, 6, 9, DType::f64});
+  check_close(in_place, plus_addend(ops::linear(cpu(), x, weight)), tolerance(DType::f64), "in place");
+}
+
 TEST_CASE("linear without rows has zero weight gradients", "[cpu]") {
   const Tensor x = normal(1, {0, 6}), dout = normal(2, {0, 4});
   check_close(ops::linear_grad_weight(cpu(), {dout}, x), Tensor::zeros(cpu(), {4, 6}, DType::f64), 0.0);
@@ -233,6 +254,8 @@ TEST_CASE("linear names what does not match", "[cpu]") {
   CHECK_THROWS_AS(ops::linear(cpu(), x, normal(2, {5, 4})), ShapeError);
   CHECK_THROWS_AS(ops::linear(cpu(), x, normal(2, {5})), ShapeError);
   CHECK_THROWS_AS(ops::linear(cpu(), x, weight, normal(3, {4})), ShapeError);
+  CHECK_THROWS_AS(ops::linear(cpu(), x, weight, {}, normal(3, {3, 5})), ShapeError);
+  CHECK_THROWS_AS(ops::linear(cpu(), x, weight, {}, on(cpu(), normal(3, {4, 5}), DType::f32)), DTypeError);
   CHECK_THROWS_AS(ops::linear(cpu(), x, on(cpu(), weight, DType::f32)), DTypeError);
   CHECK_THROWS_AS(ops::linear(cpu(), on(cpu(), x, DType::bf16), on(cpu(), weight, DType::f32)), DTypeError);
   CHECK_THROWS_AS(ops::linear_split(cpu(), x, weight, {2, 2}), ShapeError);
