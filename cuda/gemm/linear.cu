@@ -1,4 +1,5 @@
-// out = x weight^T (+ bias), and its gradients, by cuBLASLt; few features go to cuda/gemm/linear_small.cuh
+// out = x weight^T (+ bias), and its gradients, by cuBLASLt; few features go to cuda/gemm/linear_small.cuh,
+// the widths of the narrow Mamba blocks to cuda/gemm/linear_rows.cuh
 //   forward     : per group and chunk of rows one GEMM (rows, in) x (in, features)
 //   dx          : per group and chunk of rows one GEMM (rows, features) x (features, in), groups added in order
 //   dweight     : per group one strided-batched GEMM over spans of rows into float32 partials, one more for the rows left
@@ -14,6 +15,7 @@
 // deterministic: no atomics, geometry from the shape alone, one stream with one workspace for the library
 #include "cuda/core/matmul.h"
 #include "cuda/core/reduce.cuh"
+#include "cuda/gemm/linear_rows.cuh"
 #include "cuda/gemm/linear_small.cuh"
 #include "engine/ops/gemm/linear.h"
 
@@ -239,11 +241,15 @@ void linear(const LinearArgs& args, Stream stream) {
   dispatch_float(args.dtype, [&]<typename T>() {
     if (!small::fits(args.in_features, args.out_features)) return blas_linear<T>(args, stream);
     small::Groups<T> out;
-    for (const LinearOut& group : args.groups)
+    for (const LinearOut& group : args.groups) {
       out.add(static_cast<T*>(group.data), group.features, static_cast<const T*>(group.addend));
-    small::linear<T>(one_group<const T>(args.x, args.in_features), static_cast<const float*>(args.weight),
-                     args.in_features, 1, static_cast<const float*>(args.bias), out, args.rows,
-                     static_cast<int>(args.in_features), static_cast<int>(args.out_features), stream);
+    }
+    const auto x = one_group<const T>(args.x, args.in_features);
+    const float* weight = static_cast<const float*>(args.weight);
+    const float* bias = static_cast<const float*>(args.bias);
+    if (bias == nullptr && small::rows_linear<T>(x, weight, args.in_features, 1, out, args.rows, stream)) return;
+    small::linear<T>(x, weight, args.in_features, 1, bias, out, args.rows, static_cast<int>(args.in_features),
+                     static_cast<int>(args.out_features), stream);
   });
 }
 
@@ -251,20 +257,25 @@ void linear_grad_input(const LinearGradInputArgs& args, Stream stream) {
   if (args.rows == 0) return;
   dispatch_float(args.dtype, [&]<typename T>() {
     if (!small::fits(args.in_features, args.out_features)) return blas_grad_input<T>(args, stream);
-    small::linear<T>(dout_groups<T>(args.groups), static_cast<const float*>(args.weight), 1, args.in_features, nullptr,
-                     one_group<T>(args.dx, args.in_features), args.rows, static_cast<int>(args.out_features),
+    const auto dout = dout_groups<T>(args.groups);
+    const auto dx = one_group<T>(args.dx, args.in_features);
+    const float* weight = static_cast<const float*>(args.weight);
+    if (small::rows_linear<T>(dout, weight, 1, args.in_features, dx, args.rows, stream)) return;
+    small::linear<T>(dout, weight, 1, args.in_features, nullptr, dx, args.rows, static_cast<int>(args.out_features),
                      static_cast<int>(args.in_features), stream);
   });
 }
 
 void linear_grad_weight(const LinearGradWeightArgs& args, Stream stream) {
-  if (args.rows == 0)
-    return column_sum(nullptr, 0, args.out_features * args.in_features, static_cast<float*>(args.dweight), stream);
+  float* dweight = static_cast<float*>(args.dweight);
+  if (args.rows == 0) return column_sum(nullptr, 0, args.out_features * args.in_features, dweight, stream);
   dispatch_float(args.dtype, [&]<typename T>() {
     if (!small::fits(args.in_features, args.out_features)) return blas_grad_weight<T>(args, stream);
-    small::grad_weight<T>(dout_groups<T>(args.groups), one_group<const T>(args.x, args.in_features), args.rows,
-                          static_cast<int>(args.in_features), static_cast<int>(args.out_features),
-                          static_cast<float*>(args.dweight), stream);
+    const auto dout = dout_groups<T>(args.groups);
+    const int in = static_cast<int>(args.in_features);
+    if (small::rows_grad_weight<T>(dout, static_cast<const T*>(args.x), args.rows, in, dweight, stream)) return;
+    small::grad_weight<T>(dout, one_group<const T>(args.x, in), args.rows, in, static_cast<int>(args.out_features),
+                          dweight, stream);
   });
 }
 

@@ -1,5 +1,6 @@
 // linear for few features and very many rows: the first layers, where 1e8 tokens of 3 to 48 channels leave a GEMM library's
-// tiles almost empty. Weights stay float32 here whatever the storage type.
+// tiles almost empty. Any width: those of the narrow Mamba blocks go to linear_rows.cuh. Weights stay float32 here whatever the
+// storage type.
 //
 // small_linear_kernel: y[row, n] = bias[n] + sum over k of x[row, k] * matrix(n, k); serves forward (matrix = weight) and
 //   the gradient of the input (matrix = weight transposed). One thread per row with the row of x in registers; the weights
