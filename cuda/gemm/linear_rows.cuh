@@ -15,6 +15,20 @@
 //   traffic : (k + n) * sizeof(T) bytes a row; shared at most 40 KiB
 // Base addresses that are no multiple of 16 bytes, and the last tile, go element by element.
 // numerics: float32 sums in a fixed order; deterministic: geometry depends on the shape only.
+//
+// A lane's unit in bfloat16, counted in PTX and by ptxas (words: 16 bytes; weights: float4 from shared memory):
+//   linear          rows  words in, out  weights  multiply-adds  registers     grad weight  words in  multiply-adds  registers
+//   6 -> 3, addend     8          9,  3        6            144        127     6 x 3               9            144         64
+//   12 -> 6            4          9,  3       18            288        127     12 x 6              9            288        126
+//   24 -> 12           2          9,  3       72            576        135     24 x 12             9            144        125
+//   48 -> 24           2         18,  6      288          2,304        168     48 x 24            18            144        140
+//   3 -> 6             8          3,  6        6            144        128     3 x 6 + 6          15            288         80
+//   6 -> 12            4          3,  6       24            288        128     6 x 12 + 12        15            288        128
+//   12 -> 24           2          3,  6       72            576        167     12 x 24 + 24       15            144        126
+//   24 -> 48           2          6, 12      288          2,304        168     (multiply-adds: of the lane's piece)
+//   6 + 6 -> 3         8         12,  3        9            288        168
+//   12 + 12 -> 6       4         12,  3       36            576        168
+//   24 + 24 -> 12      2         12,  3      144          1,152        168
 #pragma once
 #include "cuda/gemm/lane_rows.cuh"
 #include "cuda/gemm/linear_small.cuh"
@@ -36,6 +50,7 @@ struct RowsProduct {
   // All outputs of a unit at once while that is little code, else a word of each row.
   static constexpr bool kAtOnce = kRows * kIn * kOut <= 600 || kOut % kWordElements != 0;
   static constexpr int kChunk = kAtOnce ? kOut : kWordElements;
+  static constexpr int kMinBlocks = kRows * (kIn + kChunk) > 100 ? 3 : 0;  // of a multiprocessor; 0: as it comes
 
   In in[kGroups];
   Out out;
@@ -103,7 +118,7 @@ struct RowsProduct {
 
 // addend: (rows, kOut) or null; may be out. A lane group reads a tile of it before it writes that tile.
 template <typename T, int kGroups, int kColumns, int kOut>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, RowsProduct<T, kGroups, kColumns, kOut>::kMinBlocks)
     rows_linear_kernel(const __grid_constant__ Groups<const T> in, const float* __restrict__ matrix, int64_t stride_n,
                        int64_t stride_k, const T* addend, T* out, int64_t rows) {
   using Product = RowsProduct<T, kGroups, kColumns, kOut>;
