@@ -69,6 +69,11 @@ class CudaBackend final : public Backend {
 
     PM_CUBLAS_CHECK(cublasLtCreate(&blas_));
     PM_CUDA_CHECK(cudaMallocFromPoolAsync(&blas_workspace_, kBlasWorkspace, pool_, state_.stream));
+    constexpr size_t kTicketBytes = kTickets * sizeof(unsigned);
+    void* tickets = nullptr;
+    PM_CUDA_CHECK(cudaMallocFromPoolAsync(&tickets, kTicketBytes, pool_, state_.stream));
+    PM_CUDA_CHECK(cudaMemsetAsync(tickets, 0, kTicketBytes, state_.stream));
+    state_.tickets = static_cast<unsigned*>(tickets);
     matmul_ = std::make_unique<Matmul>(blas_, blas_workspace_, kBlasWorkspace);
     state_.matmul = matmul_.get();
   }
@@ -77,6 +82,7 @@ class CudaBackend final : public Backend {
     log_failure(cudaSetDevice(index_), "cudaSetDevice");
     matmul_.reset();
     if (cublasLtDestroy(blas_) != CUBLAS_STATUS_SUCCESS) std::fprintf(stderr, "warning: cublasLtDestroy failed\n");
+    log_failure(cudaFreeAsync(state_.tickets, state_.stream), "cudaFreeAsync");
     log_failure(cudaFreeAsync(blas_workspace_, state_.stream), "cudaFreeAsync");
     log_failure(cudaStreamSynchronize(state_.stream), "cudaStreamSynchronize");
     arenas_.clear();

@@ -56,7 +56,7 @@ void Matmul::clear() noexcept {
   plans_.clear();
 }
 
-Matmul::Plan Matmul::make_plan(const MatmulShape& s, uint32_t align_a, uint32_t align_b, uint32_t align_c) const {
+Matmul::Plan Matmul::make_plan(const MatmulShape& s, const Alignments& alignments) const {
   Plan plan;
   PM_CUBLAS_CHECK(cublasLtMatmulDescCreate(&plan.operation, compute_type(s), CUDA_R_32F));
   PM_CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, &s.op_a, sizeof(s.op_a)));
@@ -68,10 +68,10 @@ Matmul::Plan Matmul::make_plan(const MatmulShape& s, uint32_t align_a, uint32_t 
   cublasLtMatmulPreference_t preference = nullptr;
   PM_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&preference));
   prefer(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes_);
-  prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, align_a);
-  prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, align_b);
-  prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, align_c);
-  prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align_c);
+  prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignments[0]);
+  prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignments[1]);
+  prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignments[2]);
+  prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignments[3]);
   // Split sums are added in float32 from the workspace, never in the type of the output.
   prefer(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
          static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
@@ -86,17 +86,18 @@ Matmul::Plan Matmul::make_plan(const MatmulShape& s, uint32_t align_a, uint32_t 
   return plan;
 }
 
-void Matmul::run(const MatmulShape& shape, const void* a, const void* b, float beta, void* c, cudaStream_t stream) {
-  const uint32_t align_a = alignment_of(a), align_b = alignment_of(b), align_c = alignment_of(c);
-  const Key key(shape.key(), align_a, align_b, align_c);
+void Matmul::run(const MatmulShape& shape, const void* a, const void* b, float beta, const void* c, void* d,
+                 cudaStream_t stream) {
+  const Alignments alignments{alignment_of(a), alignment_of(b), alignment_of(c), alignment_of(d)};
+  const Key key(shape.key(), alignments);
   auto place = plans_.find(key);
   if (place == plans_.end()) {
     if (plans_.size() >= kMostPlans) clear();
-    place = plans_.emplace(key, make_plan(shape, align_a, align_b, align_c)).first;
+    place = plans_.emplace(key, make_plan(shape, alignments)).first;
   }
   const Plan& plan = place->second;
   const float alpha = 1.0f;
-  PM_CUBLAS_CHECK(cublasLtMatmul(handle_, plan.operation, &alpha, a, plan.a, b, plan.b, &beta, c, plan.c, c, plan.c,
+  PM_CUBLAS_CHECK(cublasLtMatmul(handle_, plan.operation, &alpha, a, plan.a, b, plan.b, &beta, c, plan.c, d, plan.c,
                                  &plan.algorithm, workspace_, workspace_bytes_, stream));
 }
 

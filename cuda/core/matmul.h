@@ -3,6 +3,7 @@
 #pragma once
 #include <cublasLt.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -12,7 +13,8 @@
 
 namespace pm::cuda {
 
-// c = op(a) op(b) + beta c, column-major; `batch` products at the given strides (elements). a and b have type `in`.
+// d = op(a) op(b) + beta c, column-major; `batch` products at the given strides (elements). a and b have type `in`, c and d
+// type `out` and one layout.
 struct MatmulShape {
   cublasOperation_t op_a, op_b;
   int64_t m, n, k, lda, ldb, ldc;
@@ -34,19 +36,22 @@ class Matmul {
   Matmul(const Matmul&) = delete;
   Matmul& operator=(const Matmul&) = delete;
 
+  // c may be d itself, or not overlap it; with beta = 0 it is not read.
   // Throws CudaError when cuBLASLt has no algorithm or refuses the launch.
-  void run(const MatmulShape& shape, const void* a, const void* b, float beta, void* c, cudaStream_t stream);
+  void run(const MatmulShape& shape, const void* a, const void* b, float beta, const void* c, void* d,
+           cudaStream_t stream);
 
  private:
   struct Plan {
     cublasLtMatmulDesc_t operation = nullptr;
-    cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
+    cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;  // c: of d too
     cublasLtMatmulAlgo_t algorithm{};
   };
   // The addresses count by what they are multiples of: 16-byte loads need aligned ones.
-  using Key = std::tuple<decltype(MatmulShape().key()), uint32_t, uint32_t, uint32_t>;
+  using Alignments = std::array<uint32_t, 4>;  // of a, b, c, d
+  using Key = std::tuple<decltype(MatmulShape().key()), Alignments>;
 
-  Plan make_plan(const MatmulShape& shape, uint32_t align_a, uint32_t align_b, uint32_t align_c) const;
+  Plan make_plan(const MatmulShape& shape, const Alignments& alignments) const;
   void clear() noexcept;
 
   cublasLtHandle_t handle_;

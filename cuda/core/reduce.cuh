@@ -35,8 +35,9 @@ __device__ __forceinline__ T block_sum(T value, T* shared) {
   return total;
 }
 
-// out[column] = sum over rows of partials[row, column], in row order by 32 fixed strands. partials: (rows, columns) float32,
-// contiguous. The second stage of every weight gradient: first-stage kernels write one row per block. rows = 0 gives zeros.
+// out[column] = sum over rows of partials[row, column], added in double in an order that the shape alone decides (reduce.cu).
+// partials: (rows, columns) float32, contiguous. The second stage of every weight gradient: first-stage kernels write one row
+// per block. rows = 0 gives zeros. One launch.
 void column_sum(const float* partials, int64_t rows, int64_t columns, float* out, Stream stream);
 
 // The same where neighbouring columns belong to several outputs, one after the other; unused entries have no columns.

@@ -10,11 +10,16 @@ namespace pm::cuda {
 
 class Matmul;
 
+constexpr int64_t kTickets = 2048;
+
 struct StreamState {
   cudaStream_t stream = nullptr;
   Matmul* matmul = nullptr;  // cuda/core/matmul.h
   bool tf32 = false;         // float32 products may round their factors to TF32
   int sm_count = 0;
+  // kTickets counters on the device, zero between kernels. Blocks of a kernel that finish a sum together count themselves here,
+  // and the last one puts back the zero: kernels of a stream run one after the other.
+  unsigned* tickets = nullptr;
 };
 
 inline const StreamState& state(Stream stream) { return *static_cast<const StreamState*>(stream.handle); }

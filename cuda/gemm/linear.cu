@@ -1,4 +1,5 @@
-// out = x weight^T (+ bias), and its gradients, by cuBLASLt; few features go to cuda/gemm/linear_small.cuh
+// out = x weight^T (+ bias), and its gradients, by cuBLASLt; few features go to cuda/gemm/linear_small.cuh,
+// the widths of the narrow Mamba blocks to cuda/gemm/linear_rows.cuh
 //   forward     : per group and chunk of rows one GEMM (rows, in) x (in, features)
 //   dx          : per group and chunk of rows one GEMM (rows, features) x (features, in), groups added in order
 //   dweight     : per group one strided-batched GEMM over spans of rows into float32 partials, one more for the rows left
@@ -14,6 +15,7 @@
 // deterministic: no atomics, geometry from the shape alone, one stream with one workspace for the library
 #include "cuda/core/matmul.h"
 #include "cuda/core/reduce.cuh"
+#include "cuda/gemm/linear_rows.cuh"
 #include "cuda/gemm/linear_small.cuh"
 #include "engine/ops/gemm/linear.h"
 
@@ -33,7 +35,7 @@ constexpr cudaDataType_t blas_type() {
   return std::is_same_v<T, float> ? CUDA_R_32F : CUDA_R_16BF;
 }
 
-// c = op(a) op(b) + beta c, column-major; `batch` products at the given strides (elements).
+// d = op(a) op(b) + c, column-major; `batch` products at the given strides (elements). c: null, or as in Matmul::run
 template <typename Out>
 struct Product {
   cublasOperation_t op_a, op_b;
@@ -42,10 +44,10 @@ struct Product {
   int64_t lda;
   const void* b;
   int64_t ldb;
-  float beta;
-  Out* c;
-  int64_t ldc;
-  int64_t stride_a = 0, stride_b = 0, stride_c = 0, batch = 1;
+  const Out* c;
+  Out* d;
+  int64_t ldd;
+  int64_t stride_a = 0, stride_b = 0, stride_d = 0, batch = 1;
 };
 
 template <typename T, typename Out>
@@ -57,15 +59,16 @@ void multiply(const Product<Out>& p, Stream stream) {
                           p.k,
                           p.lda,
                           p.ldb,
-                          p.ldc,
+                          p.ldd,
                           blas_type<T>(),
                           blas_type<Out>(),
                           p.stride_a,
                           p.stride_b,
-                          p.stride_c,
+                          p.stride_d,
                           p.batch,
                           state(stream).tf32};
-  state(stream).matmul->run(shape, p.a, p.b, p.beta, p.c, raw(stream));
+  const bool adds = p.c != nullptr;
+  state(stream).matmul->run(shape, p.a, p.b, adds ? 1.0f : 0.0f, adds ? p.c : p.d, p.d, raw(stream));
 }
 
 __global__ void __launch_bounds__(kBlock)
@@ -146,10 +149,11 @@ void blas_linear(const LinearArgs& args, Stream stream) {
     const int64_t columns = group.features;
     const GroupWeight<T> group_weight(args.weight, args.stored_weight, first, columns * in, stream);
     T* out = static_cast<T*>(group.data);
+    const T* addend = static_cast<const T*>(group.addend);
     for_row_chunks(args.rows, [&](int64_t begin, int64_t rows) {
       const T* x = static_cast<const T*>(args.x) + begin * in;
       multiply<T, T>({CUBLAS_OP_T, CUBLAS_OP_N, columns, rows, in, group_weight.get(), in, x, in,
-                      args.accumulate ? 1.0f : 0.0f, out + begin * columns, columns},
+                      addend != nullptr ? addend + begin * columns : nullptr, out + begin * columns, columns},
                      stream);
     });
     if (bias != nullptr) {
@@ -165,18 +169,17 @@ void blas_linear(const LinearArgs& args, Stream stream) {
 template <typename T>
 void blas_grad_input(const LinearGradInputArgs& args, Stream stream) {
   const int64_t in = args.in_features;
-  float beta = 0.0f;
   int64_t first = 0;
   for (const LinearDout& group : args.groups) {
     const int64_t columns = group.features;
     const GroupWeight<T> group_weight(args.weight, args.stored_weight, first, columns * in, stream);
     for_row_chunks(args.rows, [&](int64_t begin, int64_t rows) {
       const T* dout = static_cast<const T*>(group.data) + begin * columns;
-      multiply<T, T>({CUBLAS_OP_N, CUBLAS_OP_N, in, rows, columns, group_weight.get(), in, dout, columns, beta,
-                      static_cast<T*>(args.dx) + begin * in, in},
+      T* dx = static_cast<T*>(args.dx) + begin * in;
+      multiply<T, T>({CUBLAS_OP_N, CUBLAS_OP_N, in, rows, columns, group_weight.get(), in, dout, columns,
+                      first > 0 ? dx : nullptr, dx, in},
                      stream);
     });
-    beta = 1.0f;
     first += columns * in;
   }
 }
@@ -202,14 +205,14 @@ void blas_grad_weight(const LinearGradWeightArgs& args, Stream stream) {
     const int64_t whole = args.rows / span_rows, rest = args.rows % span_rows;
     Scratch<float> partials(stream, (whole + (rest > 0 ? 1 : 0)) * size);
     if (whole > 0) {
-      multiply<T, float>({CUBLAS_OP_N, CUBLAS_OP_T, in, columns, span_rows, x, in, dout, columns, 0.0f, partials.get(),
-                          in, span_rows * in, span_rows * columns, size, whole},
+      multiply<T, float>({CUBLAS_OP_N, CUBLAS_OP_T, in, columns, span_rows, x, in, dout, columns, nullptr,
+                          partials.get(), in, span_rows * in, span_rows * columns, size, whole},
                          stream);
     }
     if (rest > 0) {
       const int64_t begin = whole * span_rows;
       multiply<T, float>({CUBLAS_OP_N, CUBLAS_OP_T, in, columns, rest, x + begin * in, in, dout + begin * columns,
-                          columns, 0.0f, partials.get() + whole * size, in},
+                          columns, nullptr, partials.get() + whole * size, in},
                          stream);
     }
     column_sum(partials.get(), whole + (rest > 0 ? 1 : 0), size, dweight, stream);
@@ -238,10 +241,15 @@ void linear(const LinearArgs& args, Stream stream) {
   dispatch_float(args.dtype, [&]<typename T>() {
     if (!small::fits(args.in_features, args.out_features)) return blas_linear<T>(args, stream);
     small::Groups<T> out;
-    for (const LinearOut& group : args.groups) out.add(static_cast<T*>(group.data), group.features);
-    small::linear<T>(one_group<const T>(args.x, args.in_features), static_cast<const float*>(args.weight),
-                     args.in_features, 1, static_cast<const float*>(args.bias), out, args.rows,
-                     static_cast<int>(args.in_features), static_cast<int>(args.out_features), args.accumulate, stream);
+    for (const LinearOut& group : args.groups) {
+      out.add(static_cast<T*>(group.data), group.features, static_cast<const T*>(group.addend));
+    }
+    const auto x = one_group<const T>(args.x, args.in_features);
+    const float* weight = static_cast<const float*>(args.weight);
+    const float* bias = static_cast<const float*>(args.bias);
+    if (bias == nullptr && small::rows_linear<T>(x, weight, args.in_features, 1, out, args.rows, stream)) return;
+    small::linear<T>(x, weight, args.in_features, 1, bias, out, args.rows, static_cast<int>(args.in_features),
+                     static_cast<int>(args.out_features), stream);
   });
 }
 
@@ -249,20 +257,25 @@ void linear_grad_input(const LinearGradInputArgs& args, Stream stream) {
   if (args.rows == 0) return;
   dispatch_float(args.dtype, [&]<typename T>() {
     if (!small::fits(args.in_features, args.out_features)) return blas_grad_input<T>(args, stream);
-    small::linear<T>(dout_groups<T>(args.groups), static_cast<const float*>(args.weight), 1, args.in_features, nullptr,
-                     one_group<T>(args.dx, args.in_features), args.rows, static_cast<int>(args.out_features),
-                     static_cast<int>(args.in_features), false, stream);
+    const auto dout = dout_groups<T>(args.groups);
+    const auto dx = one_group<T>(args.dx, args.in_features);
+    const float* weight = static_cast<const float*>(args.weight);
+    if (small::rows_linear<T>(dout, weight, 1, args.in_features, dx, args.rows, stream)) return;
+    small::linear<T>(dout, weight, 1, args.in_features, nullptr, dx, args.rows, static_cast<int>(args.out_features),
+                     static_cast<int>(args.in_features), stream);
   });
 }
 
 void linear_grad_weight(const LinearGradWeightArgs& args, Stream stream) {
-  if (args.rows == 0)
-    return column_sum(nullptr, 0, args.out_features * args.in_features, static_cast<float*>(args.dweight), stream);
+  float* dweight = static_cast<float*>(args.dweight);
+  if (args.rows == 0) return column_sum(nullptr, 0, args.out_features * args.in_features, dweight, stream);
   dispatch_float(args.dtype, [&]<typename T>() {
     if (!small::fits(args.in_features, args.out_features)) return blas_grad_weight<T>(args, stream);
-    small::grad_weight<T>(dout_groups<T>(args.groups), one_group<const T>(args.x, args.in_features), args.rows,
-                          static_cast<int>(args.in_features), static_cast<int>(args.out_features),
-                          static_cast<float*>(args.dweight), stream);
+    const auto dout = dout_groups<T>(args.groups);
+    const int in = static_cast<int>(args.in_features);
+    if (small::rows_grad_weight<T>(dout, static_cast<const T*>(args.x), args.rows, in, dweight, stream)) return;
+    small::grad_weight<T>(dout, one_group<const T>(args.x, in), args.rows, in, static_cast<int>(args.out_features),
+                          dweight, stream);
   });
 }
 

@@ -1,5 +1,6 @@
 // linear for few features and very many rows: the first layers, where 1e8 tokens of 3 to 48 channels leave a GEMM library's
-// tiles almost empty. Weights stay float32 here whatever the storage type.
+// tiles almost empty. Any width: those of the narrow Mamba blocks go to linear_rows.cuh. Weights stay float32 here whatever the
+// storage type.
 //
 // small_linear_kernel: y[row, n] = bias[n] + sum over k of x[row, k] * matrix(n, k); serves forward (matrix = weight) and
 //   the gradient of the input (matrix = weight transposed). One thread per row with the row of x in registers; the weights
@@ -39,10 +40,12 @@ struct Groups {
   T* data[kMaxGroups];
   int columns[kMaxGroups];
   unsigned magic[kMaxGroups];
+  const T* addend[kMaxGroups];  // outputs: (rows, columns[g]) to add, or null
   int count = 0;
 
-  void add(T* pointer, int64_t width) {
+  void add(T* pointer, int64_t width, const T* addend_or_null = nullptr) {
     data[count] = pointer;
+    addend[count] = addend_or_null;
     columns[count] = static_cast<int>(width);
     magic[count] = static_cast<unsigned>(((int64_t{1} << kMagicShift) + width - 1) / width);
     ++count;
@@ -66,19 +69,20 @@ __device__ __forceinline__ void gather(const Groups<const T>& groups, int64_t ro
   }
 }
 
-// The way back; with `accumulate` on top of what is there.
+// The way back, plus the addends. An addend may be the target: each element is read by the thread that then writes it.
 template <typename T>
 __device__ __forceinline__ void scatter(const Groups<T>& groups, int64_t row0, int n_rows, const float* stage,
-                                        int stride, bool accumulate) {
+                                        int stride) {
   int first = 0;
   for (int g = 0; g < groups.count; ++g) {
     const int columns = groups.columns[g];
     T* target = groups.data[g] + row0 * columns;
+    const T* addend = groups.addend[g] != nullptr ? groups.addend[g] + row0 * columns : nullptr;
 #pragma unroll 4
     for (int i = threadIdx.x; i < n_rows * columns; i += blockDim.x) {
       const int row = static_cast<int>((static_cast<unsigned>(i) * groups.magic[g]) >> kMagicShift);
       const float value = stage[row * stride + first + i - row * columns];
-      target[i] = from_float<T>(accumulate ? to_float(target[i]) + value : value);
+      target[i] = from_float<T>(addend != nullptr ? to_float(addend[i]) + value : value);
     }
     first += columns;
   }
@@ -89,7 +93,7 @@ template <typename T, int kWidth>
 __global__ void __launch_bounds__(kSmallRows)
     small_linear_kernel(const __grid_constant__ Groups<const T> in, const float* __restrict__ matrix, int64_t stride_n,
                         int64_t stride_k, const float* __restrict__ bias, const __grid_constant__ Groups<T> out,
-                        int64_t rows, int n_in, int n_out, bool accumulate) {
+                        int64_t rows, int n_in, int n_out) {
   extern __shared__ float4 shared[];
   float* weights = reinterpret_cast<float*>(shared);  // (n_out, kWidth), zero beyond n_in
   float* offset = weights + n_out * kWidth;           // (n_out)
@@ -127,7 +131,7 @@ __global__ void __launch_bounds__(kSmallRows)
       mine[n] = sum;
     }
     __syncthreads();
-    scatter(out, row0, n_rows, stage, stride, accumulate);
+    scatter(out, row0, n_rows, stage, stride);
   }
 }
 
@@ -212,11 +216,11 @@ inline bool fits(int64_t in_features, int64_t out_features) {
 
 template <typename T>
 void linear(const Groups<const T>& in, const float* matrix, int64_t stride_n, int64_t stride_k, const float* bias,
-            const Groups<T>& out, int64_t rows, int n_in, int n_out, bool accumulate, Stream stream) {
+            const Groups<T>& out, int64_t rows, int n_in, int n_out, Stream stream) {
   dispatch_width(n_in, [&]<int kWidth>() {
     const size_t floats = static_cast<size_t>(n_out) * (kWidth + 1) + size_t{kSmallRows} * (std::max(n_in, n_out) | 1);
     small_linear_kernel<T, kWidth><<<grid_for(rows, kSmallRows), kSmallRows, floats * sizeof(float), raw(stream)>>>(
-        in, matrix, stride_n, stride_k, bias, out, rows, n_in, n_out, accumulate);
+        in, matrix, stride_n, stride_k, bias, out, rows, n_in, n_out);
     PM_CHECK_LAUNCH("small_linear");
   });
 }

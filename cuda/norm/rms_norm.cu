@@ -1,14 +1,14 @@
 // out = x * scale * weight,  scale = 1 / sqrt(mean(x^2) + eps) of the row
-// dx = scale * weight * dout - x * scale^3 * mean(weight * dout * x);  dweight = sum over rows of dout * x * scale
-// x, out, dout, dx: (rows, channels); weight, dweight: (channels) float32
+// dx = scale * weight * dout - x * scale^3 * mean(weight * dout * x) + addend;  dweight = sum over rows of dout * x * scale
+// x, out, dout, dx, addend: (rows, channels); weight, dweight: (channels) float32
 //
 // launch  : up to 32 channels (millions of rows): a block takes tiles of 128 rows. The tile is read as one flat run, so
 //           loads and stores are coalesced whatever the row length, and kept in shared memory with an odd row stride;
 //           then one thread sums one row. Above 32 channels a warp takes a row, or four rows at once up to 128
 //           channels, to keep enough loads in flight. Forward at most kMaxGrid blocks, gradient at most kGradGrid,
 //           looping over tiles or rows.
-// traffic : forward 1 read + 1 write, gradient 2 reads + 1 write of rows * channels * sizeof(T) bytes; the second pass
-//           over a row comes from L1 or L2. Bandwidth-bound: floor at 4.25 TB/s 1.9 us and 2.8 us per 1e6 float32.
+// traffic : forward 1 read + 1 write, gradient 2 reads (3 with an addend) + 1 write of rows * channels * sizeof(T) bytes;
+//           the second pass over a row comes from L1 or L2. Bandwidth-bound: floor at 4.25 TB/s 1.9 us and 2.8 us per 1e6 float32.
 // numerics: float maths. dweight: every block sums its rows in float in a fixed order and writes one row of partial
 //           sums; column_sum adds those in double. Grid sizes are constants, so the bits are the same in every run and
 //           on every GPU.
@@ -22,6 +22,7 @@ constexpr int kTileRows = 128;          // rows of a tile and threads of its blo
 constexpr int kSmallChannels = 32;      // up to here tiles, above warps
 constexpr int kManyRowsChannels = 128;  // up to here a warp takes kManyRows rows at once
 constexpr int kManyRows = 4;
+constexpr int kAtOnce = 8;  // elements of a tile that a thread adds to at once
 constexpr int kWarps = kBlock / kWarp;
 constexpr int64_t kGradGrid = 132 * 8;
 constexpr int64_t kSharedFloats = 12288;  // 48 KiB, the shared memory any block may have
@@ -110,11 +111,13 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
-// partials: (gridDim.x, channels), one row per block.
+// partials: (gridDim.x, channels), one row per block. addend may be null; it may be dx, so that no load of it can pass a store
+// of dx: a thread loads several elements, then stores as many.
 template <typename T>
 __global__ void __launch_bounds__(kTileRows)
     rms_norm_grad_tile_kernel(const T* __restrict__ dout, const T* __restrict__ x, const float* __restrict__ weight,
-                              T* __restrict__ dx, float* __restrict__ partials, int64_t rows, int channels, float eps) {
+                              const T* addend, T* dx, float* __restrict__ partials, int64_t rows, int channels,
+                              float eps) {
   extern __shared__ float shared[];
   const int stride = channels | 1;
   float* x_tile = shared;                          // (kTileRows, stride)
@@ -145,9 +148,22 @@ __global__ void __launch_bounds__(kTileRows)
     }
     __syncthreads();
     T* target = dx + first * channels;
-    for (int i = threadIdx.x; i < count; i += kTileRows) {
-      const int row = row_of(i, reciprocal), c = i - row * channels, at = row * stride + c;
-      target[i] = from_float<T>(scale[row] * weight[c] * dout_tile[at] - x_tile[at] * projection[row]);
+    const T* residual = addend != nullptr ? addend + first * channels : nullptr;
+    for (int i0 = threadIdx.x; i0 < count; i0 += kAtOnce * kTileRows) {
+      T rest[kAtOnce];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int i = i0 + j * kTileRows;
+        rest[j] = load_if(residual != nullptr && i < count, residual + i);
+      }
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int i = i0 + j * kTileRows;
+        if (i >= count) break;
+        const int row = row_of(i, reciprocal), c = i - row * channels, at = row * stride + c;
+        const float through_norm = scale[row] * weight[c] * dout_tile[at] - x_tile[at] * projection[row];
+        target[i] = from_float<T>(through_norm + to_float(rest[j]));
+      }
     }
     if (strand < strands) {
       for (int row = strand; row < tile_rows; row += strands) {
@@ -170,7 +186,7 @@ __global__ void __launch_bounds__(kTileRows)
 template <typename T, int kRows>
 __global__ void __launch_bounds__(kBlock)
     rms_norm_grad_kernel(const T* __restrict__ dout, const T* __restrict__ x, const float* __restrict__ weight,
-                         T* __restrict__ dx, float* partials, int64_t rows, int64_t channels, float eps,
+                         const T* addend, T* dx, float* partials, int64_t rows, int64_t channels, float eps,
                          bool in_shared) {
   extern __shared__ float shared[];
   constexpr int kUnroll = kRows == 1 ? 4 : 2;
@@ -199,19 +215,30 @@ __global__ void __launch_bounds__(kBlock)
       scale[r] = rsqrtf(warp_sum(scale[r]) / channels + eps);
       projection[r] = warp_sum(projection[r]) * scale[r] * scale[r] * scale[r] / channels;
     }
-#pragma unroll kUnroll
-    for (int64_t c = lane; c < channels; c += kWarp) {
-      const float weight_c = weight[c];
-      float sum = 0.0f;
+    for (int64_t c0 = lane; c0 < channels; c0 += kUnroll * kWarp) {
+      T rest[kUnroll][kRows];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        if (r >= count) continue;
-        const int64_t at = base + r * channels + c;
-        const float value = to_float(x[at]), scaled = to_float(dout[at]) * scale[r];
-        dx[at] = from_float<T>(weight_c * scaled - value * projection[r]);
-        sum += scaled * value;
+      for (int i = 0; i < kUnroll * kRows; ++i) {
+        const int u = i / kRows, r = i % kRows;
+        const bool exists = addend != nullptr && r < count && c0 + u * kWarp < channels;
+        rest[u][r] = load_if(exists, addend + base + r * channels + c0 + u * kWarp);
       }
-      sums[c] += sum;
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        const int64_t c = c0 + u * kWarp;
+        if (c >= channels) break;
+        const float weight_c = weight[c];
+        float sum = 0.0f;
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+          if (r >= count) continue;
+          const int64_t at = base + r * channels + c;
+          const float value = to_float(x[at]), scaled = to_float(dout[at]) * scale[r];
+          dx[at] = from_float<T>(weight_c * scaled - value * projection[r] + to_float(rest[u][r]));
+          sum += scaled * value;
+        }
+        sums[c] += sum;
+      }
     }
   }
   if (!in_shared) return;
@@ -253,6 +280,7 @@ void launch_grad(const RmsNormGradArgs& args, Stream stream) {
   const T* dout = static_cast<const T*>(args.dout);
   const T* x = static_cast<const T*>(args.x);
   const float* weight = static_cast<const float*>(args.weight);
+  const T* addend = static_cast<const T*>(args.addend);
   T* dx = static_cast<T*>(args.dx);
   const float eps = static_cast<float>(args.eps);
   const int64_t rows = args.rows, channels = args.channels;
@@ -264,14 +292,14 @@ void launch_grad(const RmsNormGradArgs& args, Stream stream) {
   if (tiles) {
     const size_t shared_bytes = sizeof(float) * static_cast<size_t>(2 * kTileRows * ((channels | 1) + 1));
     rms_norm_grad_tile_kernel<T><<<blocks, kTileRows, shared_bytes, raw(stream)>>>(
-        dout, x, weight, dx, partials.get(), rows, static_cast<int>(channels), eps);
+        dout, x, weight, addend, dx, partials.get(), rows, static_cast<int>(channels), eps);
     PM_CHECK_LAUNCH("rms_norm_grad");
   } else {
     const bool in_shared = channels <= kSharedFloats;
     const size_t shared_bytes = in_shared ? sizeof(float) * static_cast<size_t>(warps * channels) : 0;
     const auto kernel = many_rows ? rms_norm_grad_kernel<T, kManyRows> : rms_norm_grad_kernel<T, 1>;
     kernel<<<blocks, static_cast<unsigned>(warps * kWarp), shared_bytes, raw(stream)>>>(
-        dout, x, weight, dx, partials.get(), rows, channels, eps, in_shared);
+        dout, x, weight, addend, dx, partials.get(), rows, channels, eps, in_shared);
     PM_CHECK_LAUNCH("rms_norm_grad");
   }
   column_sum(partials.get(), blocks, channels, static_cast<float*>(args.dweight), stream);

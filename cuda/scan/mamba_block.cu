@@ -66,9 +66,8 @@ void Prepared::run_general(const MambaBlockArgs& args, const Sequences& s, const
                            bool with_z, const Projected (&all)[2], Stream stream) {
   const int64_t rows = s.rows(), d_inner = args.d_inner, width = s.proj_width;
   rms_norm({tokens, args.norm, hn.get(), rows, args.channels, args.norm_eps, args.dtype}, stream);
-  LinearArgs in_proj{hn.get(), weights.in_proj.weight, nullptr, {{x.get(), d_inner}},
-                     rows,     args.channels,          d_inner, args.dtype,
-                     false,    weights.in_proj.stored};
+  LinearArgs in_proj{hn.get(),   weights.in_proj.weight, nullptr, {{x.get(), d_inner}}, rows, args.channels, d_inner,
+                     args.dtype, weights.in_proj.stored};
   if (with_z) {
     in_proj.groups.push_back({z.get(), d_inner});
     in_proj.out_features += d_inner;
@@ -77,17 +76,9 @@ void Prepared::run_general(const MambaBlockArgs& args, const Sequences& s, const
   convolve(s, args, x.get(), all, stream);
   for (int p = 0; p < 2; ++p) {
     const Matrix& x_proj = weights.x_proj[p];
-    linear({u[p].get(),
-            x_proj.weight,
-            nullptr,
-            {{proj[p].get(), width}},
-            rows,
-            d_inner,
-            width,
-            args.dtype,
-            false,
-            x_proj.stored},
-           stream);
+    linear(
+        {u[p].get(), x_proj.weight, nullptr, {{proj[p].get(), width}}, rows, d_inner, width, args.dtype, x_proj.stored},
+        stream);
   }
   step_sizes(s, args, all, stream);
 }
@@ -145,19 +136,14 @@ struct Forward {
     finish(sequences(segment), args, rows, entering, first_pair(segment), z, y.get(), stream);
     const int64_t at = (segment.first_sequence * args.seq_len + segment.first_token) * args.channels,
                   count = segment.rows();
-    void* out = offset(args.out, at, args.dtype);
-    PM_CUDA_CHECK(cudaMemcpyAsync(out, offset(args.tokens, at, args.dtype),
-                                  static_cast<size_t>(count * args.channels) * size_of(args.dtype),
-                                  cudaMemcpyDeviceToDevice, raw(stream)));
     linear({y.get(),
             weights.out_proj.weight,
             nullptr,
-            {{out, args.channels}},
+            {{offset(args.out, at, args.dtype), args.channels, offset(args.tokens, at, args.dtype)}},
             count,
             args.d_inner,
             args.channels,
             args.dtype,
-            true,
             weights.out_proj.stored},
            stream);
   }

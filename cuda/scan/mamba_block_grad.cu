@@ -6,8 +6,8 @@
 //           3. each segment: prepare (one segment: as it is), gradient scans, then back through dt_proj, x_proj, the
 //              convolutions, in_proj and the norm
 // segments: a part of a sequence is differentiated with its halo: du and dz are zero there, so the rows of the halo get what
-//           this part's convolutions send them and nothing else; overlapping rows of dtokens are added in the order of
-//           the segments. Weight gradients of the segments are added in the same order.
+//           this part's convolutions send them and nothing else. dtokens begins as dout then, and the segments add to it in
+//           order, overlapping rows too. Weight gradients of the segments are added in the same order.
 // memory  : (16 * d_inner + 4.5 * channels + ..) values a row of a segment; 66 floats per channel and chunk of 64 tokens
 #include "cuda/scan/mamba_block.cuh"
 #include "engine/ops/elementwise/scaled_add.h"
@@ -219,16 +219,13 @@ struct Gradient {
     linear_grad_input(
         {dxz, weights.in_proj.weight, dhn, count, args.channels, 2 * args.d_inner, args.dtype, weights.in_proj.stored},
         stream);
-    const int64_t at = (first_row(segment) - segment.lead) * args.channels, values = count * args.channels;
-    const bool whole = segment.tokens == args.seq_len;
+    const int64_t at = (first_row(segment) - segment.lead) * args.channels;
     void* dtokens = offset(grads.dtokens, at, args.dtype);
-    void* through_norm = whole ? dtokens : ddelta[0].get();
-    rms_norm_grad({dhn, offset(args.tokens, at, args.dtype), args.norm, through_norm, out.norm(), count, args.channels,
-                   args.norm_eps, args.dtype},
+    // The residual: already in dtokens where segments overlap (run).
+    const void* residual = segment.tokens == args.seq_len ? offset(grads.dout, at, args.dtype) : dtokens;
+    rms_norm_grad({dhn, offset(args.tokens, at, args.dtype), args.norm, dtokens, out.norm(), count, args.channels,
+                   args.norm_eps, args.dtype, residual},
                   stream);
-    // The residual: already there where segments overlap (run), else added now.
-    const void* rest = whole ? offset(grads.dout, at, args.dtype) : dtokens;
-    scaled_add({through_norm, rest, dtokens, 1.0, 1.0, 0.0, values, args.dtype}, stream);
   }
 
   void run() {

@@ -1,6 +1,7 @@
 #include <numeric>
 
 #include "autograd/ops/linear.h"
+#include "engine/ops/elementwise/scaled_add.h"
 #include "engine/ops/gemm/linear.h"
 #include "tests/support/golden.h"
 #include "tests/support/test.h"
@@ -14,17 +15,41 @@ struct Case {
   int64_t out() const { return std::accumulate(sizes.begin(), sizes.end(), int64_t{0}); }
 };
 
-// Ragged rows around every tile, span and row strand; features on both sides of the step from plain kernels to BLAS.
+// Ragged rows around every tile, span and row strand; features on both sides of the step from plain kernels to BLAS; the last
+// ones are the products of narrow Mamba blocks, compiled for their widths, in tiles of 32 to 256 rows.
 const std::vector<Case>& cases() {
-  static const std::vector<Case> all{{0, 3, {6, 6}},         {1, 1, {1}},
-                                     {127, 3, {6, 6}},       {128, 6, {1, 16, 16}},
-                                     {129, 12, {24, 24}},    {63, 48, {48}},
-                                     {64, 24, {1, 33}},      {65, 33, {5}},
-                                     {50'177, 3, {6, 6}},    {200'003, 6, {1, 16, 16}},
-                                     {0, 49, {7}},           {1, 49, {7}},
-                                     {255, 5, {49}},         {256, 48, {3, 16, 16, 16}},
-                                     {257, 96, {192, 192}},  {1'003, 48, {96, 96}},
-                                     {20'011, 24, {48, 48}}, {50, 768, {48, 16, 16}}};
+  static const std::vector<Case> all{{0, 3, {6, 6}},
+                                     {1, 1, {1}},
+                                     {127, 3, {6, 6}},
+                                     {128, 6, {1, 16, 16}},
+                                     {129, 12, {24, 24}},
+                                     {63, 48, {48}},
+                                     {64, 24, {1, 33}},
+                                     {65, 33, {5}},
+                                     {50'177, 3, {6, 6}},
+                                     {200'003, 6, {1, 16, 16}},
+                                     {0, 49, {7}},
+                                     {1, 49, {7}},
+                                     {255, 5, {49}},
+                                     {256, 48, {3, 16, 16, 16}},
+                                     {257, 96, {192, 192}},
+                                     {1'003, 48, {96, 96}},
+                                     {20'011, 24, {48, 48}},
+                                     {50, 768, {48, 16, 16}},
+                                     {1, 6, {3}},
+                                     {255, 6, {3}},
+                                     {256, 6, {3}},
+                                     {90'001, 6, {3}},
+                                     {513, 12, {6}},
+                                     {40'003, 12, {6}},
+                                     {31, 24, {12}},
+                                     {33'333, 24, {12}},
+                                     {64, 48, {24}},
+                                     {33'001, 48, {24}},
+                                     {31, 3, {6, 6}},
+                                     {512, 6, {12, 12}},
+                                     {70'001, 6, {12, 12}},
+                                     {33'003, 12, {24, 24}}};
   return all;
 }
 
@@ -96,6 +121,12 @@ void compare_bias(Context& ctx, DType dtype, int64_t rows, int64_t in, int64_t o
   const Tensor bias = normal(3, {out}, 1.0, param), dout = normal(4, {rows, out}, 1.0, dtype);
   check_close(ops::linear(ctx, on(ctx, x, dtype), on(ctx, weight, param), on(ctx, bias, param)),
               ops::linear(cpu(), x, weight, bias), tolerance(dtype), "out");
+  const Tensor addend = normal(5, {rows, out}, 1.0, dtype);
+  const Tensor dx = on(ctx, x, dtype), dw = on(ctx, weight, param), device_addend = on(ctx, addend, dtype);
+  check_close(ops::linear(ctx, dx, dw, {}, device_addend), ops::linear(cpu(), x, weight, {}, addend), tolerance(dtype),
+              "with an addend");
+  check_close(ops::linear(ctx, dx, dw, on(ctx, bias, param), device_addend),
+              ops::linear(cpu(), x, weight, bias, addend), tolerance(dtype), "with bias and addend");
   check_close(ops::linear_grad_bias(ctx, on(ctx, dout, dtype)), ops::linear_grad_bias(cpu(), dout),
               tolerance(param, rows), "dbias");
 }
@@ -139,6 +170,31 @@ TEST_CASE("linear at the widths of the last layer on cuda equals cpu double", "[
   const auto dtype = GENERATE(DType::f32, DType::bf16);
   compare_split(cuda(), dtype, {197, 768, {1536, 1536}});
   compare_split(cuda(), dtype, {197, 1536, {768}});
+}
+
+TEST_CASE("linear of few features with an addend on cuda equals cpu double", "[cuda]") {
+  const auto dtype = GENERATE(DType::f32, DType::bf16);
+  const int64_t rows = GENERATE(1, 255, 257, 20'011);
+  for (const int64_t out : {3, 6, 12, 24}) compare_bias(cuda(), dtype, rows, 2 * out, out);
+}
+
+// Rows of a tensor begin at any multiple of an element, not of a 16-byte word.
+TEST_CASE("linear of rows from the middle of a tensor on cuda equals cpu double", "[cuda]") {
+  const auto dtype = GENERATE(DType::f32, DType::bf16);
+  const int64_t channels = GENERATE(3, 6, 12), first = GENERATE(1, 3), rows = 1'300;
+  CAPTURE(to_string(dtype), channels, first);
+  const auto inner_rows = [&](const Tensor& t) { return t.rows(first, rows); };
+  const Tensor x = normal(1, {rows, 2 * channels}, 1.0, dtype), addend = normal(2, {rows, channels}, 1.0, dtype);
+  const Tensor weight = normal(3, {channels, 2 * channels}, 0.3, DType::f32);
+  const Tensor device_x = on(cuda(), x, dtype), device_addend = on(cuda(), addend, dtype),
+               device_weight = on(cuda(), weight, DType::f32);
+  check_close(ops::linear(cuda(), inner_rows(device_x), device_weight, {}, inner_rows(device_addend)),
+              ops::linear(cpu(), inner_rows(x), weight, {}, inner_rows(addend)), tolerance(dtype), "out");
+  check_close(ops::linear_grad_input(cuda(), {inner_rows(device_addend)}, device_weight),
+              ops::linear_grad_input(cpu(), {inner_rows(addend)}, weight), tolerance(dtype), "dx");
+  check_close(ops::linear_grad_weight(cuda(), {inner_rows(device_addend)}, inner_rows(device_x)),
+              ops::linear_grad_weight(cpu(), {inner_rows(addend)}, inner_rows(x)), tolerance(DType::f32, rows),
+              "dweight");
 }
 
 TEST_CASE("linear of few features on cuda gives the same bits twice", "[cuda]") {
@@ -222,6 +278,20 @@ TEST_CASE("linear is additive in its input", "[cpu]") {
   CHECK(rows[9 * 32 + 4] == bias.to_host<double>()[4]);
 }
 
+TEST_CASE("linear with an addend is linear plus the addend", "[cpu]") {
+  const int64_t rows = GENERATE(1, 5, 1'130);
+  const Tensor x = normal(1, {rows, 6}), weight = normal(2, {9, 6}), bias = normal(3, {9}),
+               addend = normal(4, {rows, 9});
+  const auto plus_addend = [&](const Tensor& out) { return ops::scaled_add(cpu(), out, 1.0, addend, 1.0); };
+  check_close(ops::linear(cpu(), x, weight, {}, addend), plus_addend(ops::linear(cpu(), x, weight)),
+              tolerance(DType::f64));
+  check_close(ops::linear(cpu(), x, weight, bias, addend), plus_addend(ops::linear(cpu(), x, weight, bias)),
+              tolerance(DType::f64));
+  Tensor in_place = addend.copy_to(cpu());
+  cpu::linear({x.raw(), weight.raw(), nullptr, {{in_place.raw(), 9, in_place.raw()}}, rows, 6, 9, DType::f64});
+  check_close(in_place, plus_addend(ops::linear(cpu(), x, weight)), tolerance(DType::f64), "in place");
+}
+
 TEST_CASE("linear without rows has zero weight gradients", "[cpu]") {
   const Tensor x = normal(1, {0, 6}), dout = normal(2, {0, 4});
   check_close(ops::linear_grad_weight(cpu(), {dout}, x), Tensor::zeros(cpu(), {4, 6}, DType::f64), 0.0);
@@ -233,6 +303,8 @@ TEST_CASE("linear names what does not match", "[cpu]") {
   CHECK_THROWS_AS(ops::linear(cpu(), x, normal(2, {5, 4})), ShapeError);
   CHECK_THROWS_AS(ops::linear(cpu(), x, normal(2, {5})), ShapeError);
   CHECK_THROWS_AS(ops::linear(cpu(), x, weight, normal(3, {4})), ShapeError);
+  CHECK_THROWS_AS(ops::linear(cpu(), x, weight, {}, normal(3, {3, 5})), ShapeError);
+  CHECK_THROWS_AS(ops::linear(cpu(), x, weight, {}, on(cpu(), normal(3, {4, 5}), DType::f32)), DTypeError);
   CHECK_THROWS_AS(ops::linear(cpu(), x, on(cpu(), weight, DType::f32)), DTypeError);
   CHECK_THROWS_AS(ops::linear(cpu(), on(cpu(), x, DType::bf16), on(cpu(), weight, DType::f32)), DTypeError);
   CHECK_THROWS_AS(ops::linear_split(cpu(), x, weight, {2, 2}), ShapeError);

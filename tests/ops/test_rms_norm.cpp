@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "autograd/core/variable.h"
 #include "autograd/ops/rms_norm.h"
 #include "engine/ops/elementwise/scaled_add.h"
 #include "engine/ops/norm/rms_norm.h"
@@ -29,6 +30,12 @@ void check_cuda(int64_t rows, int64_t channels, DType dtype) {
   const auto expected = ops::rms_norm_grad(cpu(), dout, x, weight, eps);
   check_close(actual.dx, expected.dx, tolerance(dtype), "dx");
   check_close(actual.dweight, expected.dweight, tolerance(DType::f32, rows), "dweight");
+  const Tensor addend = uniform(4, {rows, channels}, -1.0, 2.0, dtype);
+  const auto plus_addend =
+      ops::rms_norm_grad(cuda(), on(cuda(), dout, dtype), device_x, device_weight, eps, on(cuda(), addend, dtype));
+  check_close(plus_addend.dx, ops::rms_norm_grad(cpu(), dout, x, weight, eps, addend).dx, tolerance(dtype),
+              "dx with an addend");
+  check_same_bits(plus_addend.dweight, actual.dweight, "dweight with an addend");
 }
 
 }  // namespace
@@ -93,6 +100,34 @@ TEST_CASE("rms_norm gradient", "[cpu][grad]") {
                  std::vector<Shape>{{1}, {1}});
 }
 
+// Through out = rms_norm(x) + x: what reaches x around the norm is the addend.
+TEST_CASE("rms_norm gradient with an addend", "[cpu][grad]") {
+  const auto residual = [](Context& ctx, const std::vector<Variable>& v) {
+    const Tensor x = v[0].value(), weight = v[1].value();
+    return record(ctx, "residual", ops::scaled_add(ctx, ops::rms_norm(ctx, x, weight, kEps), 1.0, x, 1.0), v,
+                  [x, weight](Context& c, const Tensor& dout, GradSink& grads) {
+                    ops::RmsNormGrads sums = ops::rms_norm_grad(c, dout, x, weight, kEps, dout);
+                    grads.add(0, std::move(sums.dx));
+                    grads.add(1, std::move(sums.dweight));
+                  });
+  };
+  check_gradient(residual, std::vector<Shape>{{2, 3, 5}, {5}});
+  check_gradient(residual, std::vector<Shape>{{67, 3}, {3}});
+  check_gradient(residual, std::vector<Shape>{{2, 31, 33}, {33}});
+}
+
+TEST_CASE("rms_norm gradient adds to what dx holds", "[cpu]") {
+  const int64_t rows = GENERATE(1, 131);
+  const Tensor x = normal(1, {rows, 12}), dout = normal(2, {rows, 12}), weight = normal(3, {12});
+  const Tensor addend = normal(4, {rows, 12});
+  Tensor dx = addend.copy_to(cpu()), dweight = normal(5, {12});
+  const auto expected = ops::rms_norm_grad(cpu(), dout, x, weight, kEps);
+  cpu::rms_norm_grad(
+      {dout.raw(), x.raw(), weight.raw(), dx.raw(), dweight.raw(), rows, 12, kEps, DType::f64, dx.raw()});
+  check_close(dx, ops::scaled_add(cpu(), expected.dx, 1.0, addend, 1.0), tolerance(DType::f64), "dx");
+  check_close(dweight, expected.dweight, 0.0, "dweight");
+}
+
 TEST_CASE("rms_norm gives rows of unit mean square and ignores their scale", "[cpu]") {
   const int64_t channels = 12;
   const Tensor x = normal(1, {9, channels}),
@@ -117,6 +152,8 @@ TEST_CASE("rms_norm names what does not match", "[cpu]") {
   CHECK_THROWS_AS(ops::rms_norm(cpu(), on(cpu(), x, DType::bf16), on(cpu(), weight, DType::f32), kEps), DTypeError);
   CHECK_THROWS_AS(ops::rms_norm_grad(cpu(), normal(1, {3, 2}), x, weight, kEps), ShapeError);
   CHECK_THROWS_AS(ops::rms_norm_grad(cpu(), on(cpu(), x, DType::f32), x, weight, kEps), DTypeError);
+  CHECK_THROWS_AS(ops::rms_norm_grad(cpu(), x, x, weight, kEps, normal(1, {3, 2})), ShapeError);
+  CHECK_THROWS_AS(ops::rms_norm_grad(cpu(), x, x, weight, kEps, on(cpu(), x, DType::f32)), DTypeError);
 }
 
 namespace {

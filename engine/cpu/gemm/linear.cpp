@@ -40,7 +40,10 @@ void linear(const LinearArgs& args) {
       for (const LinearOut& group : args.groups) {
         const int64_t columns = group.features;
         T* out = static_cast<T*>(group.data) + begin * columns;
-        times_transposed(x.from(begin), {weight, in}, {out, columns}, rows, columns, in, args.accumulate ? T(1) : T(0));
+        const T* addend = static_cast<const T*>(group.addend);
+        if (addend != nullptr && group.addend != group.data) std::copy_n(addend + begin * columns, rows * columns, out);
+        times_transposed(x.from(begin), {weight, in}, {out, columns}, rows, columns, in,
+                         addend != nullptr ? T(1) : T(0));
         if (bias != nullptr) {
           add_bias(out, bias, rows, columns);
           bias += columns;

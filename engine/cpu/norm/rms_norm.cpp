@@ -20,9 +20,10 @@ T row_scale(const T* x, int64_t channels, T eps) {
   return T{1} / std::sqrt(squares / static_cast<T>(channels) + eps);
 }
 
-// One row of dx; adds the row's share of dweight to `sums`.
+// One row of dx, plus `addend` where there is one; adds the row's share of dweight to `sums`.
 template <typename T>
-void row_grad(const T* dout, const T* x, const T* weight, T* dx, double* sums, int64_t channels, T eps) {
+void row_grad(const T* dout, const T* x, const T* weight, const T* addend, T* dx, double* sums, int64_t channels,
+              T eps) {
   const T scale = row_scale(x, channels, eps);
   T dot = 0;
 #pragma omp simd reduction(+ : dot)
@@ -30,7 +31,8 @@ void row_grad(const T* dout, const T* x, const T* weight, T* dx, double* sums, i
   const T projection = dot * scale * scale * scale / static_cast<T>(channels);
 #pragma omp simd
   for (int64_t c = 0; c < channels; ++c) {
-    dx[c] = scale * weight[c] * dout[c] - x[c] * projection;
+    const T through_norm = scale * weight[c] * dout[c] - x[c] * projection;
+    dx[c] = addend != nullptr ? through_norm + addend[c] : through_norm;
     sums[c] += static_cast<double>(dout[c] * x[c] * scale);
   }
 }
@@ -60,6 +62,7 @@ void rms_norm_grad(const RmsNormGradArgs& args) {
     const T* dout = static_cast<const T*>(args.dout);
     const T* x = static_cast<const T*>(args.x);
     const T* weight = static_cast<const T*>(args.weight);
+    const T* addend = static_cast<const T*>(args.addend);
     T* dx = static_cast<T*>(args.dx);
     T* dweight = static_cast<T*>(args.dweight);
     const int64_t channels = args.channels, run_rows = (args.rows + kRuns - 1) / kRuns;
@@ -70,7 +73,8 @@ void rms_norm_grad(const RmsNormGradArgs& args) {
       const int64_t end = std::min(args.rows, (run + 1) * run_rows);
       for (int64_t row = run * run_rows; row < end; ++row) {
         const int64_t at = row * channels;
-        row_grad(dout + at, x + at, weight, dx + at, sums.data() + run * channels, channels, eps);
+        row_grad(dout + at, x + at, weight, addend != nullptr ? addend + at : nullptr, dx + at,
+                 sums.data() + run * channels, channels, eps);
       }
     }
     for (int64_t c = 0; c < channels; ++c) {

@@ -292,10 +292,8 @@ void Block::gradient(const MambaBlockGradArgs& grad) {
   float* din_proj = floats(grad.in_proj);
   weight_gradient(dx[0].rows(0), hn_.rows(0), din_proj, rows_, a_.d_inner, a_.channels);
   weight_gradient(dz.rows(0), hn_.rows(0), din_proj + a_.d_inner * a_.channels, rows_, a_.d_inner, a_.channels);
-  rms_norm_grad({dhn.row(0), a_.tokens, a_.norm, grad.dtokens, grad.norm, rows_, a_.channels, a_.norm_eps, a_.dtype});
-  for_chunks([&](int64_t row, int64_t rows) {
-    add(floats(grad.dtokens) + row * a_.channels, dout.from(row).data, rows * a_.channels);
-  });
+  rms_norm_grad(
+      {dhn.row(0), a_.tokens, a_.norm, grad.dtokens, grad.norm, rows_, a_.channels, a_.norm_eps, a_.dtype, grad.dout});
 }
 
 }  // namespace

@@ -110,8 +110,7 @@ BlockValues<T> compute(const MambaBlockArgs& a) {
 template <typename T>
 void forward(const MambaBlockArgs& a) {
   const BlockValues<T> v = compute<T>(a);
-  project(a, v.y.data(), a.d_inner, a.out_proj, {{a.out, a.channels}});
-  scaled_add({a.out, a.tokens, a.out, 1.0, 1.0, 0.0, rows(a) * a.channels, a.dtype});
+  project(a, v.y.data(), a.d_inner, a.out_proj, {{a.out, a.channels, a.tokens}});
 }
 
 // Parameter gradients of direction p, and what it adds to the gradients of x and z. dy: (batch, seq_len, d_inner)
@@ -160,8 +159,7 @@ void gradient(const MambaBlockGradArgs& g) {
   std::vector<T> dhn = values<T>(n, a.channels);
   project_grad(a, {{dx.data(), a.d_inner}, {dz.data(), a.d_inner}}, v.hn.data(), a.channels, a.in_proj, dhn.data(),
                g.in_proj);
-  rms_norm_grad({dhn.data(), a.tokens, a.norm, g.dtokens, g.norm, n, a.channels, a.norm_eps, a.dtype});
-  scaled_add({g.dtokens, g.dout, g.dtokens, 1.0, 1.0, 0.0, n * a.channels, a.dtype});
+  rms_norm_grad({dhn.data(), a.tokens, a.norm, g.dtokens, g.norm, n, a.channels, a.norm_eps, a.dtype, g.dout});
 }
 
 }  // namespace

@@ -49,7 +49,8 @@ std::vector<LinearDout> dout_groups(const std::vector<Tensor>& douts) {
   return groups;
 }
 
-std::vector<Tensor> run(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias,
+// addend: of the first group, or undefined
+std::vector<Tensor> run(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& addend,
                         const std::vector<int64_t>& sizes) {
   std::vector<Tensor> outs;
   std::vector<LinearOut> groups;
@@ -57,6 +58,7 @@ std::vector<Tensor> run(Context& ctx, const Tensor& x, const Tensor& weight, con
     outs.push_back(Tensor::empty(ctx, with_features(x.shape(), size), x.dtype()));
     groups.push_back({outs.back().raw(), size});
   }
+  if (addend.defined()) groups[0].addend = addend.raw();
   const LinearArgs args{x.raw(),
                         weight.raw(),
                         bias.defined() ? bias.raw() : nullptr,
@@ -72,7 +74,7 @@ std::vector<Tensor> run(Context& ctx, const Tensor& x, const Tensor& weight, con
 
 }  // namespace
 
-Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& addend) {
   check_activations(ctx, "linear", {"x", x});
   check_weight(ctx, "linear", weight, x.dtype());
   PM_CHECK(weight.size(0) >= 1, ShapeError, "linear: weight must have at least one row, it has shape {}",
@@ -83,7 +85,12 @@ Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor&
     check_dtype("linear", param_dtype(x.dtype()), {{"bias", bias}});
     check_shape("linear", {"bias", bias}, {weight.size(0)});
   }
-  return run(ctx, x, weight, bias, {weight.size(0)})[0];
+  if (addend.defined()) {
+    check_device(ctx, "linear", {{"addend", addend}});
+    check_dtype("linear", x.dtype(), {{"addend", addend}});
+    check_shape("linear", {"addend", addend}, with_features(x.shape(), weight.size(0)));
+  }
+  return run(ctx, x, weight, bias, addend, {weight.size(0)})[0];
 }
 
 std::vector<Tensor> linear_split(Context& ctx, const Tensor& x, const Tensor& weight,
@@ -97,7 +104,7 @@ std::vector<Tensor> linear_split(Context& ctx, const Tensor& x, const Tensor& we
   }
   const int64_t out_features = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
   check_shape("linear_split", {"weight", weight}, {out_features, x.size(-1)});
-  return run(ctx, x, weight, Tensor(), sizes);
+  return run(ctx, x, weight, Tensor(), Tensor(), sizes);
 }
 
 Tensor linear_grad_input(Context& ctx, const std::vector<Tensor>& douts, const Tensor& weight) {

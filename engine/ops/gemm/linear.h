@@ -1,5 +1,6 @@
-// out[row, o] = sum over i of x[row, i] * weight[o, i] + bias[o]       (in_proj, x_proj, dt_proj, out_proj, head)
-// linear_split: the same without bias, the output columns cut into consecutive groups, one tensor per group
+// out[row, o] = sum over i of x[row, i] * weight[o, i] + bias[o] + addend[row, o]   (in_proj, x_proj, dt_proj, out_proj, head)
+// bias and addend may be left out; an addend (a residual connection) is added before out is rounded.
+// linear_split: the same without bias and addend, the output columns cut into consecutive groups, one tensor per group
 // (in_proj -> x, z; x_proj -> dt, B, C): no copy is needed to take them apart.
 // dx[row, i]    = sum over o of dout[row, o] * weight[o, i]            (o runs over all groups)
 // dweight[o, i] = sum over rows of dout[row, o] * x[row, i];   dbias[o] = sum over rows of dout[row, o]
@@ -20,6 +21,7 @@ constexpr int kMaxLinearGroups = 4;
 struct LinearOut {
   void* data;
   int64_t features;
+  const void* addend = nullptr;  // (rows, features), contiguous, added; null: nothing. May be `data`, or not overlap it
 };
 // The gradient of one group.
 struct LinearDout {
@@ -34,7 +36,6 @@ struct LinearArgs {
   std::vector<LinearOut> groups;
   int64_t rows, in_features, out_features;
   DType dtype;
-  bool accumulate = false;              // adds to what the groups hold (a residual connection), rounding once
   const void* stored_weight = nullptr;  // CUDA: the weight in bf16 too, where the caller has it; null: rounded here
 };
 struct LinearGradInputArgs {
@@ -74,8 +75,9 @@ void linear_grad_bias(const LinearGradBiasArgs&, Stream);
 
 namespace ops {
 // Each throws ShapeError, DTypeError or DeviceError when the tensors do not match.
-// x (..., in_features), weight (out_features, in_features), bias (out_features) or undefined -> (..., out_features)
-Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias = {});
+// x (..., in_features), weight (out_features, in_features), bias (out_features) or undefined, addend (..., out_features) of
+// x's dtype or undefined -> (..., out_features)
+Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const Tensor& addend = {});
 // sizes: rows of weight per group, 1 to kMaxLinearGroups entries that add up to out_features -> (..., sizes[g]) each
 std::vector<Tensor> linear_split(Context& ctx, const Tensor& x, const Tensor& weight,
                                  const std::vector<int64_t>& sizes);

@@ -27,14 +27,21 @@ Tensor rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, double eps)
   return out;
 }
 
-RmsNormGrads rms_norm_grad(Context& ctx, const Tensor& dout, const Tensor& x, const Tensor& weight, double eps) {
+RmsNormGrads rms_norm_grad(Context& ctx, const Tensor& dout, const Tensor& x, const Tensor& weight, double eps,
+                           const Tensor& addend) {
   const int64_t channels = check(ctx, "rms_norm_grad", x, weight);
   check_device(ctx, "rms_norm_grad", {{"dout", dout}});
   check_dtype("rms_norm_grad", x.dtype(), {{"dout", dout}});
   check_shape("rms_norm_grad", {"dout", dout}, x.shape());
+  if (addend.defined()) {
+    check_device(ctx, "rms_norm_grad", {{"addend", addend}});
+    check_dtype("rms_norm_grad", x.dtype(), {{"addend", addend}});
+    check_shape("rms_norm_grad", {"addend", addend}, x.shape());
+  }
   RmsNormGrads grads{Tensor::empty(ctx, x.shape(), x.dtype()), Tensor::empty(ctx, weight.shape(), weight.dtype())};
-  const RmsNormGradArgs args{dout.raw(),           x.raw(),  weight.raw(), grads.dx.raw(), grads.dweight.raw(),
-                             x.numel() / channels, channels, eps,          x.dtype()};
+  const RmsNormGradArgs args{
+      dout.raw(),           x.raw(),  weight.raw(), grads.dx.raw(), grads.dweight.raw(),
+      x.numel() / channels, channels, eps,          x.dtype(),      addend.defined() ? addend.raw() : nullptr};
   dispatch_device(
       ctx, "rms_norm_grad", [&] { cpu::rms_norm_grad(args); }, [&](auto stream) { cuda::rms_norm_grad(args, stream); });
   return grads;

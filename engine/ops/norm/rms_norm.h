@@ -1,9 +1,10 @@
 // out = x / sqrt(mean(x^2) + eps) * weight, the mean over the last axis.
 // Source: Zhang, Sennrich, "Root mean square layer normalization", NeurIPS 2019.
 // With scale = 1 / sqrt(mean(x^2) + eps) of a row:
-//   dx      = scale * weight * dout - x * scale^3 * mean(weight * dout * x)
+//   dx      = scale * weight * dout - x * scale^3 * mean(weight * dout * x) + addend
 //   dweight = sum over rows of dout * x * scale
-// The scale is computed again in the gradient: nothing but x and weight has to be kept.
+// The scale is computed again in the gradient: nothing but x and weight has to be kept. The addend, which may be left out, is
+// the gradient that reaches x around the norm (a residual connection); it is added before dx is rounded.
 #pragma once
 #include "engine/core/tensor.h"
 
@@ -27,6 +28,7 @@ struct RmsNormGradArgs {
   int64_t rows, channels;
   double eps;
   DType dtype;
+  const void* addend = nullptr;  // (rows, channels), dtype; null: nothing is added. May be dx, or not overlap it
 };
 
 namespace cpu {
@@ -48,8 +50,9 @@ struct RmsNormGrads {
 // x: (..., channels), any rank from 1, CPU f32 or f64, CUDA f32 or bf16; weight: (channels), param_dtype of x.
 // Throws ShapeError, DTypeError or DeviceError when they do not match, ShapeError when channels is 0.
 Tensor rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, double eps);
-// dout: shape and dtype of x.
-RmsNormGrads rms_norm_grad(Context& ctx, const Tensor& dout, const Tensor& x, const Tensor& weight, double eps);
+// dout, addend: shape and dtype of x; addend may be undefined.
+RmsNormGrads rms_norm_grad(Context& ctx, const Tensor& dout, const Tensor& x, const Tensor& weight, double eps,
+                           const Tensor& addend = {});
 
 }  // namespace ops
 }  // namespace pm
