@@ -115,71 +115,95 @@ struct Walk {
   }
 };
 
+// The same, and where B and C of each chunk lie, for each direction: the elements of proj, from row[0] on, of step 0 and of the
+// last token.
+struct PairTable : SubTable {
+  int2 bounds[2][kMaxSubs];
+
+  __device__ void fill(const Sequences& s, int64_t first_pair) {
+    if (static_cast<int>(threadIdx.x) < s.subs) {
+      const int64_t wanted = first_pair + threadIdx.x, pair = min(wanted, s.pairs() - 1);
+      const auto row_of = [&](int64_t p) { return p / s.chunks * s.seq_len + p % s.chunks * s.chunk_len; };
+      const int from = static_cast<int>(row_of(pair) - row_of(first_pair));
+      const int tokens = static_cast<int>(min(int64_t{s.chunk_len}, s.seq_len - pair % s.chunks * s.chunk_len));
+      const int end = (from + (wanted < s.pairs() ? tokens : 1) - 1) * s.proj_width;
+      bounds[0][threadIdx.x] = make_int2(from * s.proj_width, end);
+      bounds[1][threadIdx.x] = make_int2((from + s.chunk_len - 1) * s.proj_width, end);
+    }
+    SubTable::fill(s, first_pair);
+  }
+};
+
 // B (and C) of kTile steps of every chunk of a direction, double-buffered in shared memory: row `step` of chunk `sub` at
-// tile(buffer) + sub * kSubStride + step * kColumns. The stride puts neighbouring chunks into different banks.
+// tile(buffer) + sub * kSubStride + step * kColumns. The stride puts neighbouring chunks into different banks. A thread stages
+// the same four columns of the same step of every kSpread-th chunk, so that a piece costs a bound and an address. Steps behind
+// a chunk read its last row: finite wherever the chunk is, and without weight, since their delta and u are 0.
 // float32 goes straight to shared memory (cp.async); bf16 waits in registers and is widened on the way.
-//   begin(tile) starts the loads, finish(buffer) leaves them in shared memory; a barrier makes them visible.
+//   begin(buffer) starts the loads of the next tile, from the first one on; finish(buffer) leaves them in shared memory; a
+//   barrier makes them visible.
 template <typename T, int kColumns, int kPieces>
 struct PairStage {
   static constexpr int kQuads = kColumns / 4;
+  static constexpr int kSpread = kDirectionThreads / (kTile * kQuads);
   static constexpr int kSubStride = kTile * kColumns + 4;
   static constexpr bool kAsync = std::is_same_v<T, float>;
-  const T* proj;
+  static_assert(kDirectionThreads % (kTile * kQuads) == 0);
+  const T* source;    // the thread's columns in the first row of the block
+  const int2* chunk;  // its first chunk in the table
   float* shared;
-  int64_t width;
-  int lane, count, chunk_len, buffer_floats;
-  bool reverse;
+  int place, left;          // of its first piece in a buffer; chunks from there on
+  int offset, tile_offset;  // from step 0 of a chunk to the step that comes next; from tile to tile
+  int buffer_floats;
   uint2 waiting[kAsync ? 1 : kPieces];
 
-  __device__ PairStage(const Sequences& s, const T* projected, float* memory, int lane_id, bool reversed)
-      : proj(projected),
-        shared(memory),
-        width(s.proj_width),
-        lane(lane_id),
-        count(s.subs * kTile * kQuads),
-        chunk_len(s.chunk_len),
-        buffer_floats(s.subs * kSubStride),
-        reverse(reversed) {}
+  __device__ PairStage(const Sequences& s, const PairTable& table, const T* proj, float* memory, int lane, bool reverse)
+      : shared(memory), buffer_floats(s.subs * kSubStride) {
+    const int quad = lane % kQuads, step = lane / kQuads % kTile, sub = lane / (kQuads * kTile);
+    source = proj + table.row[0] * s.proj_width + quad * 4;
+    chunk = table.bounds[reverse ? 1 : 0] + sub;
+    place = sub * kSubStride + step * kColumns + quad * 4;
+    left = s.subs - sub;
+    const int direction = reverse ? -s.proj_width : s.proj_width;
+    offset = step * direction;
+    tile_offset = kTile * direction;
+  }
 
-  __device__ void begin(const SubTable& table, int tile, int buffer) {
+  __device__ __forceinline__ void begin(int buffer) {
 #pragma unroll
     for (int k = 0; k < kPieces; ++k) {
-      const int piece = lane + k * kDirectionThreads;
-      if (piece >= count) break;
-      const int quad = piece % kQuads, step = piece / kQuads % kTile, sub = piece / (kQuads * kTile);
-      const int i = tile * kTile + step, token = min(reverse ? chunk_len - 1 - i : i, max(table.len[sub] - 1, 0));
-      const T* source = proj + (table.row[sub] + token) * width + quad * 4;
+      if (k * kSpread >= left) continue;
+      const int2 bounds = chunk[k * kSpread];
+      const T* from = source + static_cast<unsigned>(min(bounds.x + offset, bounds.y));
       if constexpr (kAsync) {
-        const unsigned target = static_cast<unsigned>(__cvta_generic_to_shared(place(buffer, sub, step, quad)));
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
+        const unsigned target = static_cast<unsigned>(__cvta_generic_to_shared(target_of(buffer, k)));
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(target), "l"(from) : "memory");
       } else {
-        waiting[k] = *reinterpret_cast<const uint2*>(source);
+        waiting[k] = *reinterpret_cast<const uint2*>(from);
       }
     }
+    offset += tile_offset;
   }
-  __device__ void finish(int buffer) {
+  __device__ __forceinline__ void finish(int buffer) {
     if constexpr (kAsync) {
       asm volatile("cp.async.wait_all;" ::: "memory");
     } else {
 #pragma unroll
       for (int k = 0; k < kPieces; ++k) {
-        const int piece = lane + k * kDirectionThreads;
-        if (piece >= count) break;
-        const int quad = piece % kQuads, step = piece / kQuads % kTile, sub = piece / (kQuads * kTile);
+        if (k * kSpread >= left) continue;
         const uint2 v = waiting[k];
-        *reinterpret_cast<float4*>(place(buffer, sub, step, quad)) =
+        *reinterpret_cast<float4*>(target_of(buffer, k)) =
             make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
                         __uint_as_float(v.y & 0xffff0000u));
       }
     }
   }
-  __device__ const float4* row(int buffer, int sub, int step) const {
+  __device__ __forceinline__ const float4* row(int buffer, int sub, int step) const {
     return reinterpret_cast<const float4*>(shared + buffer * buffer_floats + sub * kSubStride + step * kColumns);
   }
 
  private:
-  __device__ float* place(int buffer, int sub, int step, int quad) const {
-    return shared + buffer * buffer_floats + sub * kSubStride + step * kColumns + quad * 4;
+  __device__ __forceinline__ float* target_of(int buffer, int k) const {
+    return shared + buffer * buffer_floats + place + k * (kSpread * kSubStride);
   }
 };
 

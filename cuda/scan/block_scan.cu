@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, 3)
                       int64_t first_chunk, T* y) {
   constexpr int kColumns = kFinish ? 32 : 16;
   extern __shared__ float4 shared[];
-  __shared__ SubTable table;
+  __shared__ PairTable table;
   const int direction = threadIdx.x / kDirectionThreads, lane = threadIdx.x % kDirectionThreads;
   const int64_t first_pair = blockIdx.x / s.groups * int64_t{s.subs};
   table.fill(s, first_pair);
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, 3)
   const T* z = kFinish ? in.z + walk.base : nullptr;
   T* out = kFinish ? y + walk.base : nullptr;
   float* memory = reinterpret_cast<float*>(shared) + direction * stage_floats(s.subs, kColumns);
-  PairStage<T, kColumns, kPieces> stage(s, reverse ? in.proj[1] : in.proj[0], memory, lane, reverse);
+  PairStage<T, kColumns, kPieces> stage(s, table, reverse ? in.proj[1] : in.proj[0], memory, lane, reverse);
   float a2[kStates], state[kStates] = {}, delta_sum = 0.0f;
   load_decay(reverse ? in.A_log[1] : in.A_log[0], walk, a2);
   const int64_t summary = (direction * chunks.pairs + first_chunk + first_pair + walk.sub) * s.d_inner + walk.channel;
@@ -109,14 +109,14 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, 3)
 
   const int tiles = s.chunk_len / kTile, half = tiles / 2;
   T u_next[kTile], delta_next[kTile];
-  stage.begin(table, 0, 0);
+  stage.begin(0);
   walk.load(u, 0, u_next);
   walk.load(delta, 0, delta_next);
   for (int tile = 0; tile < tiles; ++tile) {
     float u_now[kTile], delta_now[kTile], v[kTile];
     stage.finish(tile & 1);
     direction_barrier(direction);
-    if (tile + 1 < tiles) stage.begin(table, tile + 1, ~tile & 1);
+    if (tile + 1 < tiles) stage.begin(~tile & 1);
 #pragma unroll
     for (int k = 0; k < kTile; ++k) u_now[k] = to_float(u_next[k]), delta_now[k] = to_float(delta_next[k]);
     walk.load(u, (tile + 1) * kTile, u_next);  // behind the chunk: zeros
