@@ -3,7 +3,7 @@
 // engine/ops/scan/mamba_block.h.
 //
 // Chunks and blocks. Every sequence is cut into chunks of chunk_len tokens, the same chunks for both directions. A thread
-// walks one channel of one chunk in one direction; kDirectionThreads threads side by side hold
+// walks one channel of one chunk in one direction (two of block_scan.cu share two); kDirectionThreads threads side by side hold
 //
 //     d_inner >= 96   96 neighbouring channels of one chunk        (`groups` blocks share the channels of a chunk)
 //     d_inner  < 96   every channel of `subs` chunks, e.g. 16 chunks of 6 channels
@@ -141,11 +141,12 @@ struct PairTable : SubTable {
 // float32 goes straight to shared memory (cp.async); bf16 waits in registers and is widened on the way.
 //   begin(buffer) starts the loads of the next tile, from the first one on; finish(buffer) leaves them in shared memory; a
 //   barrier makes them visible.
-template <typename T, int kColumns, int kPieces>
+//   kPad: floats between the chunks of a buffer.
+template <typename T, int kColumns, int kPieces, int kPad = 4>
 struct PairStage {
   static constexpr int kQuads = kColumns / 4;
   static constexpr int kSpread = kDirectionThreads / (kTile * kQuads);
-  static constexpr int kSubStride = kTile * kColumns + 4;
+  static constexpr int kSubStride = kTile * kColumns + kPad;
   static constexpr bool kAsync = std::is_same_v<T, float>;
   static_assert(kDirectionThreads % (kTile * kQuads) == 0);
   const T* source;    // the thread's columns in the first row of the block
@@ -208,7 +209,9 @@ struct PairStage {
 };
 
 // Floats of shared memory of a PairStage.
-constexpr int64_t stage_floats(int subs, int columns) { return int64_t{2} * subs * (kTile * columns + 4); }
+constexpr int64_t stage_floats(int subs, int columns, int pad = 4) {
+  return int64_t{2} * subs * (kTile * columns + pad);
+}
 
 // Barrier of the threads of one direction.
 __device__ __forceinline__ void direction_barrier(int direction) {
