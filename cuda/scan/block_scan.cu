@@ -7,9 +7,8 @@
 //           carry    over the chunks (block_carry.cu): what enters each
 //           finish   each chunk again from there, with the output. One chunk per sequence: finish alone.
 // block   : 96 threads forward, 96 in reverse, over the same chunks and channels (block.cuh). Two neighbouring lanes share two
-//           channels (one where d_inner is odd), each with 8 of the 16 states of both: a quad of B or C that a lane reads
-//           serves two channels. Of every two steps a lane sums y over the states for one. The directions meet in the middle
-//           of the chunk:
+//           channels (or one, see launch), each with 8 of the 16 states: a quad of B or C that a lane reads serves two
+//           channels. Of every two steps a lane completes y for one. The directions meet in the middle of the chunk:
 //
 //             tokens of the chunk   0 . . . . . . . half . . . . . . . end
 //             forward               ---- stores y ---->|- adds, gates ->
@@ -17,7 +16,9 @@
 //
 //           Whoever comes first to a token leaves its y there, whoever comes second adds its own, gates and writes the
 //           result: no second buffer, one gate for both.
-// launch  : (chunks / subs) * groups blocks, three per multiprocessor (96 registers)
+// launch  : (chunks / subs) * groups blocks, three per multiprocessor (96 registers), four (80) where finish ends with fewer
+//           idle places. Two lanes share one channel where d_inner is odd, and where two channels would make no more than a
+//           block per multiprocessor.
 // shared  : B and C of 4 steps, two buffers per direction: 2 to 34 KiB
 // traffic : summary reads u, delta, B of both directions; finish reads u, delta, B, C of both and z, writes y, and half of
 //           y once more each way (L2).
@@ -44,6 +45,7 @@ __device__ __forceinline__ void block_barrier() {
 }
 
 constexpr int64_t kMaxElements = (int64_t{1} << 32) - 1;  // of u in a launch
+constexpr int64_t kProcessors = 132;                      // of the reference GPU; results do not depend on it
 constexpr int kSubPad = 8;  // the quads that two lanes read of four chunks lie in different banks
 
 // The second half of a finish: adds the other direction's y, which lies where the result goes, and gates.
@@ -163,8 +165,9 @@ struct ScanJob {
 };
 
 // One direction of a block, as one of its threads sees it.
-template <typename T, bool kFinish, int kChannels, int kPieces, bool kReverse>
+template <typename T, bool kFinish, int kChannels, int kPieces, int kBlocks, bool kReverse>
 struct DirectionScan {
+  static constexpr int kAhead = kBlocks == 4 ? 2 : kTile;  // steps whose u and delta are on their way: registers
   using Values = Vector<T, kChannels>;
   using Stage = PairStage<T, kFinish ? 32 : 16, kPieces, kSubPad>;
   const ScanJob<T>& job;
@@ -172,7 +175,7 @@ struct DirectionScan {
   Stage stage;
   States<kChannels> states;
   int64_t summary;                                       // the lane's channel among the chunk summaries
-  Values u[kTile], delta[kTile];                         // of the next steps
+  Values u[kAhead], delta[kAhead];                       // of the next steps
   Values gates[kTile / 2] = {}, others[kTile / 2] = {};  // of the steps whose results are the lane's
   float D[kChannels] = {}, delta_sum[kChannels] = {}, even[kChannels];
 
@@ -211,13 +214,13 @@ struct DirectionScan {
       float u_now[kChannels], delta_now[kChannels], v[kChannels];
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) {
-        u_now[c] = u[k][c], delta_now[c] = delta[k][c];
+        u_now[c] = u[k % kAhead][c], delta_now[c] = delta[k % kAhead][c];
         v[c] = D[c] * u_now[c];
         if constexpr (!kFinish) delta_sum[c] += delta_now[c];
       }
       states.template advance<kFinish>(delta_now, u_now, stage.row(tile & 1, lane.sub, k), lane.half, v);
-      lane.replace(u[k], job.in.u[kReverse], i + kTile + k);
-      delta[k] = lane.load(job.in.delta[kReverse], i + kTile + k);  // behind the chunk: zeros
+      lane.replace(u[k % kAhead], job.in.u[kReverse], i + k + kAhead);
+      delta[k % kAhead] = lane.load(job.in.delta[kReverse], i + k + kAhead);  // behind the chunk: zeros
       if constexpr (kFinish) put<kGate>(i, k, v);
     }
   }
@@ -244,7 +247,7 @@ struct DirectionScan {
     const int tiles = job.s.chunk_len / kTile, first_half = kFinish ? tiles / 2 : tiles;
     stage.begin(0);
 #pragma unroll
-    for (unsigned k = 0; k < kTile; ++k) {
+    for (unsigned k = 0; k < kAhead; ++k) {
       u[k] = lane.load(job.in.u[kReverse], k);
       delta[k] = lane.load(job.in.delta[kReverse], k);
     }
@@ -262,8 +265,9 @@ struct DirectionScan {
   }
 };
 
-template <typename T, bool kFinish, int kChannels, int kPieces>
-__global__ void __launch_bounds__(2 * kDirectionThreads, 3) block_scan_kernel(const __grid_constant__ ScanJob<T> job) {
+template <typename T, bool kFinish, int kChannels, int kPieces, int kBlocks>
+__global__ void __launch_bounds__(2 * kDirectionThreads, kBlocks)
+    block_scan_kernel(const __grid_constant__ ScanJob<T> job) {
   extern __shared__ float4 shared[];
   __shared__ PairTable table;
   float* memory = reinterpret_cast<float*>(shared);
@@ -271,20 +275,31 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, 3) block_scan_kernel(co
   table.fill(job.s, first_pair);
   const int thread = threadIdx.x % kDirectionThreads;
   if (threadIdx.x < kDirectionThreads) {
-    DirectionScan<T, kFinish, kChannels, kPieces, false>(job, table, first_pair, memory, thread).run();
+    DirectionScan<T, kFinish, kChannels, kPieces, kBlocks, false>(job, table, first_pair, memory, thread).run();
   } else {
     memory += stage_floats(job.s.subs, kFinish ? 32 : 16, kSubPad);
-    DirectionScan<T, kFinish, kChannels, kPieces, true>(job, table, first_pair, memory, thread).run();
+    DirectionScan<T, kFinish, kChannels, kPieces, kBlocks, true>(job, table, first_pair, memory, thread).run();
   }
 }
 
-// How the channels of a chunk lie in blocks of this scan.
+// How the channels of a chunk lie in blocks of this scan, `channels` to two lanes.
 Sequences arranged(Sequences s, int channels) {
   const int most = kDirectionThreads / 2 * channels;
   s.groups = static_cast<int>(ceil_div(s.d_inner, most));
   s.width = static_cast<int>(ceil_div(ceil_div(s.d_inner, s.groups), channels)) * channels;
   s.subs = std::min(most / s.width, kMaxSubs);
   return s;
+}
+int64_t blocks_of(const Sequences& s) { return ceil_div(s.pairs(), s.subs) * s.groups; }
+
+// Two lanes share one channel instead of two where two would leave multiprocessors with one block: more warps, each with half
+// the work. A function of the shape alone.
+int channels_of(const Sequences& s) { return s.d_inner % 2 == 1 || blocks_of(arranged(s, 2)) <= kProcessors ? 1 : 2; }
+
+// Whether a launch ends with fewer idle places at four blocks a multiprocessor than at three: 512 blocks, a batch of 128 images
+// in the layers of 384 channels, are one round instead of two.
+bool four_at_once(int64_t blocks) {
+  return ceil_div(blocks, 4 * kProcessors) * 4 < ceil_div(blocks, 3 * kProcessors) * 3;
 }
 
 template <typename T, bool kFinish, int kChannels>
@@ -303,14 +318,20 @@ void launch(const Sequences& sequences, const MambaBlockArgs& args, const Projec
   in.share = args.divide_out ? 0.5f : 1.0f;
   constexpr int kColumns = kFinish ? 32 : 16;
   const Sequences s = arranged(sequences, kChannels);
-  const int64_t blocks = ceil_div(s.pairs(), s.subs) * s.groups;
+  const int64_t blocks = blocks_of(s);
   const size_t bytes = static_cast<size_t>(2 * stage_floats(s.subs, kColumns, kSubPad)) * sizeof(float);
-  dispatch_pieces(s.subs, kColumns, [&]<int kPieces>() {
-    const auto kernel = block_scan_kernel<T, kFinish, kChannels, kPieces>;
+  const ScanJob<T> job{s, in, chunks, first_pair, static_cast<T*>(y)};
+  const auto start = [&]<int kPieces, int kBlocks>() {
+    const auto kernel = block_scan_kernel<T, kFinish, kChannels, kPieces, kBlocks>;
     PM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-    const ScanJob<T> job{s, in, chunks, first_pair, static_cast<T*>(y)};
     kernel<<<static_cast<unsigned>(blocks), 2 * kDirectionThreads, bytes, raw(stream)>>>(job);
     PM_CHECK_LAUNCH(kFinish ? "block_scan finish" : "block_scan summary");
+  };
+  dispatch_pieces(s.subs, kColumns, [&]<int kPieces>() {
+    if constexpr (kFinish && kChannels == 2 && kPieces == 1) {
+      if (four_at_once(blocks)) return start.template operator()<kPieces, 4>();
+    }
+    start.template operator()<kPieces, 3>();
   });
 }
 
@@ -318,7 +339,7 @@ template <bool kFinish>
 void launch_any(const Sequences& s, const MambaBlockArgs& args, const Projected (&rows)[2], const Chunks& chunks,
                 int64_t first_pair, const void* z, void* y, Stream stream) {
   dispatch_float(args.dtype, [&]<typename T>() {
-    if (s.d_inner % 2 == 0) {
+    if (channels_of(s) == 2) {
       launch<T, kFinish, 2>(s, args, rows, chunks, first_pair, z, y, stream);
     } else {
       launch<T, kFinish, 1>(s, args, rows, chunks, first_pair, z, y, stream);
