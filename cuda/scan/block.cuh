@@ -134,6 +134,21 @@ struct PairTable : SubTable {
   }
 };
 
+// Shared memory by 32-bit addresses in registers.
+__device__ __forceinline__ float4 load_shared(unsigned at) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(at));
+  return v;
+}
+__device__ __forceinline__ void store_shared(unsigned at, const float4& v) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+}
+// A row of B (and C) there, by quads.
+struct PairRow {
+  unsigned at;
+  __device__ __forceinline__ float4 operator[](int quad) const { return load_shared(at + 16 * quad); }
+};
+
 // B (and C) of kTile steps of every chunk of a direction, double-buffered in shared memory: row `step` of chunk `sub` at
 // tile(buffer) + sub * kSubStride + step * kColumns. The stride puts neighbouring chunks into different banks. A thread stages
 // the same four columns of the same step of every kSpread-th chunk, so that a piece costs a bound and an address. Steps behind
@@ -149,20 +164,22 @@ struct PairStage {
   static constexpr int kSubStride = kTile * kColumns + kPad;
   static constexpr bool kAsync = std::is_same_v<T, float>;
   static_assert(kDirectionThreads % (kTile * kQuads) == 0);
-  const T* source;    // the thread's columns in the first row of the block
-  const int2* chunk;  // its first chunk in the table
-  float* shared;
-  int place, left;          // of its first piece in a buffer; chunks from there on
+  const T* source;          // the thread's columns in the first row of the block
+  const int2* chunk;        // its first chunk in the table
+  unsigned shared, target;  // addresses of the first buffer and of the thread's first piece there
+  unsigned buffer_bytes;
+  int left;                 // chunks from its first one on
   int offset, tile_offset;  // from step 0 of a chunk to the step that comes next; from tile to tile
-  int buffer_floats;
   uint2 waiting[kAsync ? 1 : kPieces];
 
   __device__ PairStage(const Sequences& s, const PairTable& table, const T* proj, float* memory, int lane, bool reverse)
-      : shared(memory), buffer_floats(s.subs * kSubStride) {
+      : buffer_bytes(s.subs * kSubStride * 4) {
+    // Through a shuffle, so that the compiler keeps it in a register instead of making it anew in every tile.
+    shared = __shfl_sync(0xffffffffu, static_cast<unsigned>(__cvta_generic_to_shared(memory)), 0);
     const int quad = lane % kQuads, step = lane / kQuads % kTile, sub = lane / (kQuads * kTile);
     source = proj + table.row[0] * s.proj_width + quad * 4;
     chunk = table.bounds[reverse ? 1 : 0] + sub;
-    place = sub * kSubStride + step * kColumns + quad * 4;
+    target = shared + (sub * kSubStride + step * kColumns + quad * 4) * 4;
     left = s.subs - sub;
     const int direction = reverse ? -s.proj_width : s.proj_width;
     offset = step * direction;
@@ -176,8 +193,7 @@ struct PairStage {
       const int2 bounds = chunk[k * kSpread];
       const T* from = source + static_cast<unsigned>(min(bounds.x + offset, bounds.y));
       if constexpr (kAsync) {
-        const unsigned target = static_cast<unsigned>(__cvta_generic_to_shared(target_of(buffer, k)));
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(target), "l"(from) : "memory");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(target_of(buffer, k)), "l"(from) : "memory");
       } else {
         waiting[k] = *reinterpret_cast<const uint2*>(from);
       }
@@ -192,19 +208,18 @@ struct PairStage {
       for (int k = 0; k < kPieces; ++k) {
         if (k * kSpread >= left) continue;
         const uint2 v = waiting[k];
-        *reinterpret_cast<float4*>(target_of(buffer, k)) =
-            make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
-                        __uint_as_float(v.y & 0xffff0000u));
+        store_shared(target_of(buffer, k), make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u),
+                                                       __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u)));
       }
     }
   }
-  __device__ __forceinline__ const float4* row(int buffer, int sub, int step) const {
-    return reinterpret_cast<const float4*>(shared + buffer * buffer_floats + sub * kSubStride + step * kColumns);
+  __device__ __forceinline__ PairRow row(int buffer, int sub, int step) const {
+    return {shared + buffer * buffer_bytes + (sub * kSubStride + step * kColumns) * 4};
   }
 
  private:
-  __device__ __forceinline__ float* target_of(int buffer, int k) const {
-    return shared + buffer * buffer_floats + place + k * (kSpread * kSubStride);
+  __device__ __forceinline__ unsigned target_of(int buffer, int k) const {
+    return target + buffer * buffer_bytes + k * (kSpread * kSubStride * 4);
   }
 };
 

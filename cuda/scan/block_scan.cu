@@ -23,8 +23,8 @@
 // traffic : summary reads u, delta, B of both directions; finish reads u, delta, B, C of both and z, writes y, and half of
 //           y once more each way (L2).
 // floor   : an exponential per state, token and direction and pass, 16 per clock and multiprocessor: 128 cycles of a scheduler
-//           for 32 channels of a token, and in finish 8 for sigmoid. Instructions (SASS, bf16) for the same: summary 96 in
-//           wide layers, 100 at 6 channels; finish 128 and 147. 16 bytes that every lane of a warp reads from shared memory:
+//           for 32 channels of a token, and in finish 8 for sigmoid. Instructions (SASS, bf16) for the same: summary 94 in
+//           wide layers, 100 at 6 channels; finish 126 and 147. 16 bytes that every lane of a warp reads from shared memory:
 //           2 and 4 times.
 // numerics: float32 state and sums; ex2.approx with A * log2(e), 2 ulp. deterministic: no atomics.
 #include "cuda/scan/block.cuh"
@@ -134,8 +134,8 @@ struct States {
   }
   // One step; adds <C, s> of the lane's states to y when the row holds C behind B.
   template <bool kOutput>
-  __device__ __forceinline__ void advance(const float (&delta)[kChannels], const float (&u)[kChannels],
-                                          const float4* row, int half, float (&y)[kChannels]) {
+  __device__ __forceinline__ void advance(const float (&delta)[kChannels], const float (&u)[kChannels], PairRow row,
+                                          int half, float (&y)[kChannels]) {
 #pragma unroll
     for (int q = 0; q < 2; ++q) {
       const float4 b = row[2 * q + half], v = kOutput ? row[4 + 2 * q + half] : b;

@@ -21,7 +21,7 @@ struct SummaryInputs {
 struct Summary {
   float state[kStates] = {}, adjoint[kStates] = {}, product[kStates], delta_sum = 0.0f;
 
-  __device__ void advance(const float (&a2)[kStates], float delta, float delta_u, float g, const float4* row) {
+  __device__ void advance(const float (&a2)[kStates], float delta, float delta_u, float g, PairRow row) {
     delta_sum += delta;
 #pragma unroll
     for (int q = 0; q < 4; ++q) {
