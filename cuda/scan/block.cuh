@@ -149,38 +149,58 @@ struct PairRow {
   __device__ __forceinline__ float4 operator[](int quad) const { return load_shared(at + 16 * quad); }
 };
 
+// Barrier of the threads of one direction.
+__device__ __forceinline__ void direction_barrier(int direction) {
+  if (direction == 0) {  // constant numbers: a barrier named by a register reserves all sixteen
+    asm volatile("bar.sync 1, %0;" ::"n"(kDirectionThreads) : "memory");
+  } else {
+    asm volatile("bar.sync 2, %0;" ::"n"(kDirectionThreads) : "memory");
+  }
+}
+
 // B (and C) of kTile steps of every chunk of a direction, double-buffered in shared memory: row `step` of chunk `sub` at
 // tile(buffer) + sub * kSubStride + step * kColumns. The stride puts neighbouring chunks into different banks. A thread stages
 // the same four columns of the same step of every kSpread-th chunk, so that a piece costs a bound and an address. Steps behind
 // a chunk read its last row: finite wherever the chunk is, and without weight, since their delta and u are 0.
 // float32 goes straight to shared memory (cp.async); bf16 waits in registers and is widened on the way.
-//   begin(buffer) starts the loads of the next tile, from the first one on; finish(buffer) leaves them in shared memory; a
-//   barrier makes them visible.
+//   begin(buffer) starts the loads of the next tile, from the first one on; finish(buffer) leaves them in shared memory; then
+//   synchronise().
+//   kPieces: of 16 bytes that a thread stages; kOwnPieces: every warp stages for itself the one chunk of its block, and waits
+//   for nobody.
 //   kPad: floats between the chunks of a buffer.
+constexpr int kOwnPieces = 0;
 template <typename T, int kColumns, int kPieces, int kPad = 4>
 struct PairStage {
   static constexpr int kQuads = kColumns / 4;
-  static constexpr int kSpread = kDirectionThreads / (kTile * kQuads);
+  static constexpr bool kOwn = kPieces == kOwnPieces;
+  static constexpr int kThreads = kOwn ? 32 : kDirectionThreads, kLoads = kOwn ? 1 : kPieces;
+  static constexpr int kSpread = kThreads / (kTile * kQuads);
   static constexpr int kSubStride = kTile * kColumns + kPad;
   static constexpr bool kAsync = std::is_same_v<T, float>;
-  static_assert(kDirectionThreads % (kTile * kQuads) == 0);
+  static_assert(kThreads % (kTile * kQuads) == 0);
   const T* source;          // the thread's columns in the first row of the block
   const int2* chunk;        // its first chunk in the table
   unsigned shared, target;  // addresses of the first buffer and of the thread's first piece there
   unsigned buffer_bytes;
   int left;                 // chunks from its first one on
   int offset, tile_offset;  // from step 0 of a chunk to the step that comes next; from tile to tile
-  uint2 waiting[kAsync ? 1 : kPieces];
+  uint2 waiting[kAsync ? 1 : kLoads];
+  int2 own;  // bounds of the only chunk
 
-  __device__ PairStage(const Sequences& s, const PairTable& table, const T* proj, float* memory, int lane, bool reverse)
+  // thread: of the direction, whose memory this is.
+  __device__ PairStage(const Sequences& s, const PairTable& table, const T* proj, float* memory, int thread,
+                       bool reverse)
       : buffer_bytes(s.subs * kSubStride * 4) {
     // Through a shuffle, so that the compiler keeps it in a register instead of making it anew in every tile.
     shared = __shfl_sync(0xffffffffu, static_cast<unsigned>(__cvta_generic_to_shared(memory)), 0);
+    if constexpr (kOwn) shared += thread / 32 * 2 * buffer_bytes;
+    const int lane = thread % kThreads;
     const int quad = lane % kQuads, step = lane / kQuads % kTile, sub = lane / (kQuads * kTile);
     source = proj + table.row[0] * s.proj_width + quad * 4;
     chunk = table.bounds[reverse ? 1 : 0] + sub;
     target = shared + (sub * kSubStride + step * kColumns + quad * 4) * 4;
     left = s.subs - sub;
+    own = table.bounds[reverse ? 1 : 0][0];
     const int direction = reverse ? -s.proj_width : s.proj_width;
     offset = step * direction;
     tile_offset = kTile * direction;
@@ -188,9 +208,9 @@ struct PairStage {
 
   __device__ __forceinline__ void begin(int buffer) {
 #pragma unroll
-    for (int k = 0; k < kPieces; ++k) {
-      if (k * kSpread >= left) continue;
-      const int2 bounds = chunk[k * kSpread];
+    for (int k = 0; k < kLoads; ++k) {
+      if (!has_piece(k)) continue;
+      const int2 bounds = kOwn ? own : chunk[k * kSpread];
       const T* from = source + static_cast<unsigned>(min(bounds.x + offset, bounds.y));
       if constexpr (kAsync) {
         asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(target_of(buffer, k)), "l"(from) : "memory");
@@ -205,12 +225,20 @@ struct PairStage {
       asm volatile("cp.async.wait_all;" ::: "memory");
     } else {
 #pragma unroll
-      for (int k = 0; k < kPieces; ++k) {
-        if (k * kSpread >= left) continue;
+      for (int k = 0; k < kLoads; ++k) {
+        if (!has_piece(k)) continue;
         const uint2 v = waiting[k];
         store_shared(target_of(buffer, k), make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u),
                                                        __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u)));
       }
+    }
+  }
+  // What finish() left is there for those who read it.
+  __device__ __forceinline__ void synchronise(int direction) const {
+    if constexpr (kOwn) {
+      __syncwarp();
+    } else {
+      direction_barrier(direction);
     }
   }
   __device__ __forceinline__ PairRow row(int buffer, int sub, int step) const {
@@ -218,6 +246,9 @@ struct PairStage {
   }
 
  private:
+  __device__ __forceinline__ bool has_piece(int k) const {
+    return (kOwn && kTile * kQuads == kThreads) || k * kSpread < left;
+  }
   __device__ __forceinline__ unsigned target_of(int buffer, int k) const {
     return target + buffer * buffer_bytes + k * (kSpread * kSubStride * 4);
   }
@@ -226,15 +257,6 @@ struct PairStage {
 // Floats of shared memory of a PairStage.
 constexpr int64_t stage_floats(int subs, int columns, int pad = 4) {
   return int64_t{2} * subs * (kTile * columns + pad);
-}
-
-// Barrier of the threads of one direction.
-__device__ __forceinline__ void direction_barrier(int direction) {
-  if (direction == 0) {  // constant numbers: a barrier named by a register reserves all sixteen
-    asm volatile("bar.sync 1, %0;" ::"n"(kDirectionThreads) : "memory");
-  } else {
-    asm volatile("bar.sync 2, %0;" ::"n"(kDirectionThreads) : "memory");
-  }
 }
 
 // A[channel, :] * log2(e); zeros for a channel that is not there.

@@ -18,8 +18,9 @@
 //           result: no second buffer, one gate for both.
 // launch  : (chunks / subs) * groups blocks, three per multiprocessor (96 registers), four (80) where finish ends with fewer
 //           idle places. Two lanes share one channel where d_inner is odd, and where two channels would make no more than a
-//           block per multiprocessor.
-// shared  : B and C of 4 steps, two buffers per direction: 2 to 34 KiB
+//           block per multiprocessor. A finish of at most two blocks per multiprocessor, with one chunk each, lets every warp
+//           stage B and C for itself: it waits for no other.
+// shared  : B and C of 4 steps, two buffers per direction (or warp): 3 to 34 KiB
 // traffic : summary reads u, delta, B of both directions; finish reads u, delta, B, C of both and z, writes y, and half of
 //           y once more each way (L2).
 // floor   : an exponential per state, token and direction and pass, 16 per clock and multiprocessor: 128 cycles of a scheduler
@@ -200,7 +201,7 @@ struct DirectionScan {
   __device__ __forceinline__ void walk_tile(int tile, int tiles) {
     const unsigned i = tile * kTile;
     stage.finish(tile & 1);
-    direction_barrier(kReverse);
+    stage.synchronise(kReverse);
     if (tile + 1 < tiles) stage.begin(~tile & 1);
     if constexpr (kGate) {
 #pragma unroll
@@ -265,6 +266,11 @@ struct DirectionScan {
   }
 };
 
+// Shared memory of a direction: of one stage, or of one for each of its warps.
+constexpr int64_t direction_floats(int subs, int columns, bool own) {
+  return (own ? kDirectionThreads / 32 : 1) * stage_floats(subs, columns, kSubPad);
+}
+
 template <typename T, bool kFinish, int kChannels, int kPieces, int kBlocks>
 __global__ void __launch_bounds__(2 * kDirectionThreads, kBlocks)
     block_scan_kernel(const __grid_constant__ ScanJob<T> job) {
@@ -277,7 +283,7 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, kBlocks)
   if (threadIdx.x < kDirectionThreads) {
     DirectionScan<T, kFinish, kChannels, kPieces, kBlocks, false>(job, table, first_pair, memory, thread).run();
   } else {
-    memory += stage_floats(job.s.subs, kFinish ? 32 : 16, kSubPad);
+    memory += direction_floats(job.s.subs, kFinish ? 32 : 16, kPieces == kOwnPieces);
     DirectionScan<T, kFinish, kChannels, kPieces, kBlocks, true>(job, table, first_pair, memory, thread).run();
   }
 }
@@ -319,14 +325,17 @@ void launch(const Sequences& sequences, const MambaBlockArgs& args, const Projec
   constexpr int kColumns = kFinish ? 32 : 16;
   const Sequences s = arranged(sequences, kChannels);
   const int64_t blocks = blocks_of(s);
-  const size_t bytes = static_cast<size_t>(2 * stage_floats(s.subs, kColumns, kSubPad)) * sizeof(float);
   const ScanJob<T> job{s, in, chunks, first_pair, static_cast<T*>(y)};
   const auto start = [&]<int kPieces, int kBlocks>() {
     const auto kernel = block_scan_kernel<T, kFinish, kChannels, kPieces, kBlocks>;
-    PM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+    const int bytes = static_cast<int>(2 * direction_floats(s.subs, kColumns, kPieces == kOwnPieces) * sizeof(float));
+    PM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     kernel<<<static_cast<unsigned>(blocks), 2 * kDirectionThreads, bytes, raw(stream)>>>(job);
     PM_CHECK_LAUNCH(kFinish ? "block_scan finish" : "block_scan summary");
   };
+  if constexpr (kFinish) {
+    if (s.subs == 1 && blocks <= 2 * kProcessors) return start.template operator()<kOwnPieces, 2>();
+  }
   dispatch_pieces(s.subs, kColumns, [&]<int kPieces>() {
     if constexpr (kFinish && kChannels == 2 && kPieces == 1) {
       if (four_at_once(blocks)) return start.template operator()<kPieces, 4>();

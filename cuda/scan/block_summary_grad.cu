@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, 2)
   for (int tile = 0; tile < tiles; ++tile) {
     float u_now[kTile], delta_now[kTile], g[kTile];
     stage.finish(tile & 1);
-    direction_barrier(direction);
+    stage.synchronise(direction);
     if (tile + 1 < tiles) stage.begin(~tile & 1);
 #pragma unroll
     for (int k = 0; k < kTile; ++k) {
