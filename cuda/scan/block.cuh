@@ -3,7 +3,7 @@
 // engine/ops/scan/mamba_block.h.
 //
 // Chunks and blocks. Every sequence is cut into chunks of chunk_len tokens, the same chunks for both directions. A thread
-// walks one channel of one chunk in one direction; kDirectionThreads threads side by side hold
+// walks one channel of one chunk in one direction (two of block_scan.cu share two); kDirectionThreads threads side by side hold
 //
 //     d_inner >= 96   96 neighbouring channels of one chunk        (`groups` blocks share the channels of a chunk)
 //     d_inner  < 96   every channel of `subs` chunks, e.g. 16 chunks of 6 channels
@@ -115,76 +115,39 @@ struct Walk {
   }
 };
 
-// B (and C) of kTile steps of every chunk of a direction, double-buffered in shared memory: row `step` of chunk `sub` at
-// tile(buffer) + sub * kSubStride + step * kColumns. The stride puts neighbouring chunks into different banks.
-// float32 goes straight to shared memory (cp.async); bf16 waits in registers and is widened on the way.
-//   begin(tile) starts the loads, finish(buffer) leaves them in shared memory; a barrier makes them visible.
-template <typename T, int kColumns, int kPieces>
-struct PairStage {
-  static constexpr int kQuads = kColumns / 4;
-  static constexpr int kSubStride = kTile * kColumns + 4;
-  static constexpr bool kAsync = std::is_same_v<T, float>;
-  const T* proj;
-  float* shared;
-  int64_t width;
-  int lane, count, chunk_len, buffer_floats;
-  bool reverse;
-  uint2 waiting[kAsync ? 1 : kPieces];
+// The same, and where B and C of each chunk lie, for each direction: the elements of proj, from row[0] on, of step 0 and of the
+// last token.
+struct PairTable : SubTable {
+  int2 bounds[2][kMaxSubs];
 
-  __device__ PairStage(const Sequences& s, const T* projected, float* memory, int lane_id, bool reversed)
-      : proj(projected),
-        shared(memory),
-        width(s.proj_width),
-        lane(lane_id),
-        count(s.subs * kTile * kQuads),
-        chunk_len(s.chunk_len),
-        buffer_floats(s.subs * kSubStride),
-        reverse(reversed) {}
-
-  __device__ void begin(const SubTable& table, int tile, int buffer) {
-#pragma unroll
-    for (int k = 0; k < kPieces; ++k) {
-      const int piece = lane + k * kDirectionThreads;
-      if (piece >= count) break;
-      const int quad = piece % kQuads, step = piece / kQuads % kTile, sub = piece / (kQuads * kTile);
-      const int i = tile * kTile + step, token = min(reverse ? chunk_len - 1 - i : i, max(table.len[sub] - 1, 0));
-      const T* source = proj + (table.row[sub] + token) * width + quad * 4;
-      if constexpr (kAsync) {
-        const unsigned target = static_cast<unsigned>(__cvta_generic_to_shared(place(buffer, sub, step, quad)));
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
-      } else {
-        waiting[k] = *reinterpret_cast<const uint2*>(source);
-      }
+  __device__ void fill(const Sequences& s, int64_t first_pair) {
+    if (static_cast<int>(threadIdx.x) < s.subs) {
+      const int64_t wanted = first_pair + threadIdx.x, pair = min(wanted, s.pairs() - 1);
+      const auto row_of = [&](int64_t p) { return p / s.chunks * s.seq_len + p % s.chunks * s.chunk_len; };
+      const int from = static_cast<int>(row_of(pair) - row_of(first_pair));
+      const int tokens = static_cast<int>(min(int64_t{s.chunk_len}, s.seq_len - pair % s.chunks * s.chunk_len));
+      const int end = (from + (wanted < s.pairs() ? tokens : 1) - 1) * s.proj_width;
+      bounds[0][threadIdx.x] = make_int2(from * s.proj_width, end);
+      bounds[1][threadIdx.x] = make_int2((from + s.chunk_len - 1) * s.proj_width, end);
     }
-  }
-  __device__ void finish(int buffer) {
-    if constexpr (kAsync) {
-      asm volatile("cp.async.wait_all;" ::: "memory");
-    } else {
-#pragma unroll
-      for (int k = 0; k < kPieces; ++k) {
-        const int piece = lane + k * kDirectionThreads;
-        if (piece >= count) break;
-        const int quad = piece % kQuads, step = piece / kQuads % kTile, sub = piece / (kQuads * kTile);
-        const uint2 v = waiting[k];
-        *reinterpret_cast<float4*>(place(buffer, sub, step, quad)) =
-            make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
-                        __uint_as_float(v.y & 0xffff0000u));
-      }
-    }
-  }
-  __device__ const float4* row(int buffer, int sub, int step) const {
-    return reinterpret_cast<const float4*>(shared + buffer * buffer_floats + sub * kSubStride + step * kColumns);
-  }
-
- private:
-  __device__ float* place(int buffer, int sub, int step, int quad) const {
-    return shared + buffer * buffer_floats + sub * kSubStride + step * kColumns + quad * 4;
+    SubTable::fill(s, first_pair);
   }
 };
 
-// Floats of shared memory of a PairStage.
-constexpr int64_t stage_floats(int subs, int columns) { return int64_t{2} * subs * (kTile * columns + 4); }
+// Shared memory by 32-bit addresses in registers.
+__device__ __forceinline__ float4 load_shared(unsigned at) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(at));
+  return v;
+}
+__device__ __forceinline__ void store_shared(unsigned at, const float4& v) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+}
+// A row of B (and C) there, by quads.
+struct PairRow {
+  unsigned at;
+  __device__ __forceinline__ float4 operator[](int quad) const { return load_shared(at + 16 * quad); }
+};
 
 // Barrier of the threads of one direction.
 __device__ __forceinline__ void direction_barrier(int direction) {
@@ -193,6 +156,107 @@ __device__ __forceinline__ void direction_barrier(int direction) {
   } else {
     asm volatile("bar.sync 2, %0;" ::"n"(kDirectionThreads) : "memory");
   }
+}
+
+// B (and C) of kTile steps of every chunk of a direction, double-buffered in shared memory: row `step` of chunk `sub` at
+// tile(buffer) + sub * kSubStride + step * kColumns. The stride puts neighbouring chunks into different banks. A thread stages
+// the same four columns of the same step of every kSpread-th chunk, so that a piece costs a bound and an address. Steps behind
+// a chunk read its last row: finite wherever the chunk is, and without weight, since their delta and u are 0.
+// float32 goes straight to shared memory (cp.async); bf16 waits in registers and is widened on the way.
+//   begin(buffer) starts the loads of the next tile, from the first one on; finish(buffer) leaves them in shared memory; then
+//   synchronise().
+//   kPieces: of 16 bytes that a thread stages; kOwnPieces: every warp stages for itself the one chunk of its block, and waits
+//   for nobody.
+//   kPad: floats between the chunks of a buffer.
+constexpr int kOwnPieces = 0;
+template <typename T, int kColumns, int kPieces, int kPad = 4>
+struct PairStage {
+  static constexpr int kQuads = kColumns / 4;
+  static constexpr bool kOwn = kPieces == kOwnPieces;
+  static constexpr int kThreads = kOwn ? 32 : kDirectionThreads, kLoads = kOwn ? 1 : kPieces;
+  static constexpr int kSpread = kThreads / (kTile * kQuads);
+  static constexpr int kSubStride = kTile * kColumns + kPad;
+  static constexpr bool kAsync = std::is_same_v<T, float>;
+  static_assert(kThreads % (kTile * kQuads) == 0);
+  const T* source;          // the thread's columns in the first row of the block
+  const int2* chunk;        // its first chunk in the table
+  unsigned shared, target;  // addresses of the first buffer and of the thread's first piece there
+  unsigned buffer_bytes;
+  int left;                 // chunks from its first one on
+  int offset, tile_offset;  // from step 0 of a chunk to the step that comes next; from tile to tile
+  uint2 waiting[kAsync ? 1 : kLoads];
+  int2 own;  // bounds of the only chunk
+
+  // thread: of the direction, whose memory this is.
+  __device__ PairStage(const Sequences& s, const PairTable& table, const T* proj, float* memory, int thread,
+                       bool reverse)
+      : buffer_bytes(s.subs * kSubStride * 4) {
+    // Through a shuffle, so that the compiler keeps it in a register instead of making it anew in every tile.
+    shared = __shfl_sync(0xffffffffu, static_cast<unsigned>(__cvta_generic_to_shared(memory)), 0);
+    if constexpr (kOwn) shared += thread / 32 * 2 * buffer_bytes;
+    const int lane = thread % kThreads;
+    const int quad = lane % kQuads, step = lane / kQuads % kTile, sub = lane / (kQuads * kTile);
+    source = proj + table.row[0] * s.proj_width + quad * 4;
+    chunk = table.bounds[reverse ? 1 : 0] + sub;
+    target = shared + (sub * kSubStride + step * kColumns + quad * 4) * 4;
+    left = s.subs - sub;
+    own = table.bounds[reverse ? 1 : 0][0];
+    const int direction = reverse ? -s.proj_width : s.proj_width;
+    offset = step * direction;
+    tile_offset = kTile * direction;
+  }
+
+  __device__ __forceinline__ void begin(int buffer) {
+#pragma unroll
+    for (int k = 0; k < kLoads; ++k) {
+      if (!has_piece(k)) continue;
+      const int2 bounds = kOwn ? own : chunk[k * kSpread];
+      const T* from = source + static_cast<unsigned>(min(bounds.x + offset, bounds.y));
+      if constexpr (kAsync) {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(target_of(buffer, k)), "l"(from) : "memory");
+      } else {
+        waiting[k] = *reinterpret_cast<const uint2*>(from);
+      }
+    }
+    offset += tile_offset;
+  }
+  __device__ __forceinline__ void finish(int buffer) {
+    if constexpr (kAsync) {
+      asm volatile("cp.async.wait_all;" ::: "memory");
+    } else {
+#pragma unroll
+      for (int k = 0; k < kLoads; ++k) {
+        if (!has_piece(k)) continue;
+        const uint2 v = waiting[k];
+        store_shared(target_of(buffer, k), make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u),
+                                                       __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u)));
+      }
+    }
+  }
+  // What finish() left is there for those who read it.
+  __device__ __forceinline__ void synchronise(int direction) const {
+    if constexpr (kOwn) {
+      __syncwarp();
+    } else {
+      direction_barrier(direction);
+    }
+  }
+  __device__ __forceinline__ PairRow row(int buffer, int sub, int step) const {
+    return {shared + buffer * buffer_bytes + (sub * kSubStride + step * kColumns) * 4};
+  }
+
+ private:
+  __device__ __forceinline__ bool has_piece(int k) const {
+    return (kOwn && kTile * kQuads == kThreads) || k * kSpread < left;
+  }
+  __device__ __forceinline__ unsigned target_of(int buffer, int k) const {
+    return target + buffer * buffer_bytes + k * (kSpread * kSubStride * 4);
+  }
+};
+
+// Floats of shared memory of a PairStage.
+constexpr int64_t stage_floats(int subs, int columns, int pad = 4) {
+  return int64_t{2} * subs * (kTile * columns + pad);
 }
 
 // A[channel, :] * log2(e); zeros for a channel that is not there.

@@ -21,7 +21,7 @@ struct SummaryInputs {
 struct Summary {
   float state[kStates] = {}, adjoint[kStates] = {}, product[kStates], delta_sum = 0.0f;
 
-  __device__ void advance(const float (&a2)[kStates], float delta, float delta_u, float g, const float4* row) {
+  __device__ void advance(const float (&a2)[kStates], float delta, float delta_u, float g, PairRow row) {
     delta_sum += delta;
 #pragma unroll
     for (int q = 0; q < 4; ++q) {
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, 2)
     block_summary_grad_kernel(const __grid_constant__ Sequences s, const __grid_constant__ SummaryInputs<T> in,
                               Chunks chunks, int64_t first_chunk) {
   extern __shared__ float4 shared[];
-  __shared__ SubTable table;
+  __shared__ PairTable table;
   const int direction = threadIdx.x / kDirectionThreads, lane = threadIdx.x % kDirectionThreads;
   const int64_t first_pair = blockIdx.x / s.groups * int64_t{s.subs};
   table.fill(s, first_pair);
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, 2)
   const T* delta = (reverse ? in.delta[1] : in.delta[0]) + walk.base;
   const T *z = in.z + walk.base, *dy = in.dy + walk.base;
   float* memory = reinterpret_cast<float*>(shared) + direction * stage_floats(s.subs, 32);
-  PairStage<T, 32, kPieces> stage(s, reverse ? in.proj[1] : in.proj[0], memory, lane, reverse);
+  PairStage<T, 32, kPieces> stage(s, table, reverse ? in.proj[1] : in.proj[0], memory, lane, reverse);
   float a2[kStates];
   load_decay(reverse ? in.A_log[1] : in.A_log[0], walk, a2);
   Summary sum;
@@ -69,13 +69,13 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, 2)
     walk.load(z, tile * kTile, gate_next);
     walk.load(dy, tile * kTile, dy_next);
   };
-  stage.begin(table, 0, 0);
+  stage.begin(0);
   load(0);
   for (int tile = 0; tile < tiles; ++tile) {
     float u_now[kTile], delta_now[kTile], g[kTile];
     stage.finish(tile & 1);
-    direction_barrier(direction);
-    if (tile + 1 < tiles) stage.begin(table, tile + 1, ~tile & 1);
+    stage.synchronise(direction);
+    if (tile + 1 < tiles) stage.begin(~tile & 1);
 #pragma unroll
     for (int k = 0; k < kTile; ++k) {
       const float gate = to_float(gate_next[k]);
