@@ -3,105 +3,101 @@
 // maths   : engine/ops/scan/selective_scan.h, with g = dy * share * silu(z) and y = (y_forward + y_reverse) * share * silu(z)
 // passes  : a block takes one chunk of at most 64 steps of 96 channels (or several chunks, block.cuh) from the state that enters
 //           it in front and the adjoint that enters it behind (block_summary_grad.cu, block_carry.cu).
-//           A. forward: y, and the state before every tile of 4 steps, kept in shared memory
+//           A. forward: the state before every tile of 4 steps, kept in shared memory. Only u, delta and B are needed
 //           B. tiles from last to first: the 4 steps again with decays and states in registers, then back through them:
-//              h, and with it du, ddelta, dB, dC, dA
+//              y and h, and with them du, ddelta, dB, dC, dA
 //           The forward direction stores y; the reverse one adds its own, gates, and writes dz as well.
-// layout  : block_grad.cuh. A lane owns three neighbouring channels of one step of every tile: it loads their values one tile
-//           ahead, shares them as (delta, delta * u, u, g) in its warp's shared memory, ends with their sums over states and
-//           writes their results. Warps do not wait for each other, but for one barrier a tile where several share a chunk and
-//           dB, dC are added across them.
+// layout  : block_grad.cuh. A lane owns two neighbouring channels of one step of every tile (three where 16 does not divide the
+//           channels of a chunk): it loads their values ahead, shares them as (delta, delta * u, u, g) in its warp's shared
+//           memory, ends with their sums over states and writes their results. Warps wait for each other only at the end, when dB,
+//           dC and the parameters are added across them. Until then a warp keeps dB and dC of a tile where the tile's states
+//           were.
 //
-//             shared memory, KiB        d_inner 6   12    24 and more
-//             states before tiles 1-15      90      90    90
-//             values                         6.5     6.5   6.5
-//             B, C of each warp's chunks     8.3     4.1   2.1
-//             dB, dC of lanes and warps      0       0    12
-// launch  : (chunks / subs) * groups blocks of 4 warps, two blocks per multiprocessor (shared memory, 255 registers)
+//             channels of a lane             2     3     3     3
+//             d_inner               48, 96, ..    6    12    24, others
+//             warps, registers               6, 168      4, 255
+//             shared memory, KiB
+//               states before tiles         96    96    96    96
+//               values                       6     6     6     6
+//               B, C of each warp's chunks   3.1   8.3   4.1   2.1
+//               chunks                       0.7   0.7   0.7   0.7
+// launch  : (chunks / subs) * groups blocks of 6 or 4 warps, two blocks per multiprocessor (113 KiB of shared memory each)
 // traffic : reads u, delta, B, C twice, z, dy; writes du, ddelta, y (read and written again by the reverse direction), dz;
 //           dB, dC once per 96 channels; 18 floats per channel and block for the parameters.
 // floor   : 2 exponentials per state and step: 256 cycles of a scheduler for 32 channels of a step; 272 instructions of the
-//           recurrence and its gradient (17 per state). Counted in SASS (bf16, d_inner 24 and more), loads, gates, sums over
-//           lanes and stores included: 462 (forward) and 494 (reverse direction).
-// numerics: float32 throughout. deterministic: no atomics, sums over lanes and warps in fixed order.
+//           recurrence and its gradient (17 per state). Counted in SASS for 32 channels of a step, both passes: loads, gates,
+//           sums over lanes and stores included, without what a chunk costs once:
+//
+//             channels of a lane             2     3     3     3      3, single values
+//             d_inner               48, 96, ..    6    12    24      others
+//             bfloat16, forward            426   468   435   419    422
+//                       reverse            445   482   458   439    446
+//             float32,  forward            457   481   451            433
+//                       reverse            478   498   466            447
+// numerics: float32; sums of dB and dC over lanes by tensor cores: terms of 11 bits where they end in bfloat16, of 22 in
+//           float32 (LaneSums). deterministic: no atomics, sums over lanes and warps in fixed order.
 #include "cuda/scan/block_grad_passes.cuh"
 
 namespace pm::cuda::block {
 namespace {
 
-// dA, dD and dbias of the block: its chunks in order, one row of parameter partials. `shared` has room for (96, 16) floats and
-// (kTile, 96) pairs.
-__device__ __forceinline__ void store_parameters(const Sequences& s, float4* shared, const GradLane& lane,
-                                                 const float2 (&sums)[kLaneChannels], float* parameters) {
-  float* dA = reinterpret_cast<float*>(shared);
-  float2* scalars = reinterpret_cast<float2*>(dA + kDirectionThreads * kStates);
+constexpr size_t kBlockBytes = 113 * 1024;  // of shared memory, at most: so two blocks fit on a multiprocessor
+
+// dA, dD and dbias of the block: its chunks in order, one row of parameter partials. `shared` has room for (96, 18) floats.
+template <typename Walk>
+__device__ __forceinline__ void store_parameters(const Sequences& s, float4* shared, const Walk& walk,
+                                                 float* parameters) {
+  float* table = reinterpret_cast<float*>(shared);
   __syncthreads();
 #pragma unroll
-  for (int c = 0; c < kLaneChannels; ++c) {
+  for (int c = 0; c < Walk::kChannels; ++c) {
+    float* row = table + (walk.first_channel() + c) * kParameters;
 #pragma unroll
-    for (int n = 0; n < kLaneStates; ++n) {
-      dA[(lane.first_channel + c) * kStates + lane.state_lane * kLaneStates + n] = lane.dA[c][n];
-    }
-    scalars[lane.state_lane * kDirectionThreads + lane.first_channel + c] = sums[c];
+    for (int n = 0; n < kLaneStates; ++n) row[walk.state_lane * kLaneStates + n] = walk.lane.dA[c][n];
+    const float dD = add_state_lanes(walk.parameters[c].x), dbias = add_state_lanes(walk.parameters[c].y);
+    if (walk.state_lane == 0) row[kStates] = dD, row[kStates + 1] = dbias;
   }
   __syncthreads();
   const int first_channel = blockIdx.x % s.groups * s.width, channels = min(s.width, s.d_inner - first_channel);
   float* row = parameters + (blockIdx.x / s.groups * 2 * int64_t{s.d_inner} + first_channel) * kParameters;
-  for (int i = threadIdx.x; i < channels * kParameters; i += kGradThreads) {
-    const int channel = i / kParameters, n = i % kParameters;
+  for (int i = threadIdx.x; i < channels * kParameters; i += static_cast<int>(blockDim.x)) {
     float sum = 0.0f;
-    for (int v = channel; v < s.subs * s.width; v += s.width) {
-      if (n < kStates) {
-        sum += dA[v * kStates + n];
-        continue;
-      }
-      for (int t = 0; t < kTile; ++t) {
-        const float2 pair = scalars[t * kDirectionThreads + v];
-        sum += n == kStates ? pair.x : pair.y;
-      }
-    }
+#pragma unroll 1
+    for (int sub = 0; sub < s.subs; ++sub) sum += table[sub * s.width * kParameters + i];
     row[i] = sum;
   }
 }
 
-template <typename T, int kSubLanes, bool kReverse, bool kWords>
-__global__ void __launch_bounds__(kGradThreads, 2)
+template <typename T, typename Shape, bool kReverse, bool kWords>
+__global__ void __launch_bounds__(Shape::kThreads, 2)
     block_grad_kernel(const __grid_constant__ Sequences s, const __grid_constant__ GradInputs<T> in,
                       const __grid_constant__ GradOutputs<T> out) {
   extern __shared__ float4 shared[];
-  auto& memory = *reinterpret_cast<GradMemory<T, kSubLanes>*>(shared);
+  auto& memory = *reinterpret_cast<GradMemory<T, Shape>*>(shared);
   memory.fill(s, in, out);
-  GradLane lane;
-  const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarp;
-  lane.state_lane = thread % kLaneStates;
-  lane.first_channel = thread / kLaneStates * kLaneChannels;
-  lane.sub = min(lane.first_channel / s.width, s.subs - 1);
-  const Place place(s, memory.table, lane, kReverse, kWords);
-  const int first_sub = min(warp * kWarpChannels / s.width, s.subs - 1);
-  GradWalk<T, kSubLanes, kReverse, kWords> walk{s, in, out, memory, warp, thread % kWarp, first_sub, lane, place, {}};
-  walk.enter();
-  walk.forward_pass();
-  float2 sums[kLaneChannels] = {};
-  walk.backward_pass(sums);
-  store_parameters(s, shared, walk.lane, sums, out.parameters);
+  GradWalk<T, Shape, kReverse, kWords> walk(s, in, out, memory);
+  walk.run();
+  store_parameters(s, shared, walk, out.parameters);
 }
 
 template <typename T, bool kReverse>
 void launch(const Sequences& s, const GradInputs<T>& in, const GradOutputs<T>& out, Stream stream) {
   const int64_t blocks = ceil_div(s.pairs(), s.subs) * s.groups;
-  const auto start = [&]<int kSubLanes, bool kWords>() {
-    const auto kernel = block_grad_kernel<T, kSubLanes, kReverse, kWords>;
-    constexpr size_t kBytes = sizeof(GradMemory<T, kSubLanes>);
+  const auto start = [&]<typename Shape, bool kWords>() {
+    const auto kernel = block_grad_kernel<T, Shape, kReverse, kWords>;
+    constexpr size_t kBytes = sizeof(GradMemory<T, Shape>);
+    static_assert(kBytes <= kBlockBytes);
     PM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kBytes)));
-    kernel<<<static_cast<unsigned>(blocks), kGradThreads, kBytes, raw(stream)>>>(s, in, out);
+    kernel<<<static_cast<unsigned>(blocks), Shape::kThreads, kBytes, raw(stream)>>>(s, in, out);
     PM_CHECK_LAUNCH("block_grad");
   };
   constexpr bool kBf16 = std::is_same_v<T, __nv_bfloat16>;
-  if (s.width == 2 * kLaneChannels) return start.template operator()<2, kBf16>();
-  if (s.width == 4 * kLaneChannels) return start.template operator()<4, kBf16>();
-  constexpr int kLanePair = 2 * kLaneChannels;
-  if (s.d_inner % kLanePair == 0 && s.width % kLanePair == 0) return start.template operator()<8, kBf16>();
-  start.template operator()<8, false>();
+  const bool even_groups = s.d_inner % s.width == 0;
+  if (even_groups && s.width % (2 * kChannelLanes) == 0) return start.template operator()<GradShape<2, 8>, kBf16>();
+  if (s.width == 6) return start.template operator()<GradShape<3, 2>, kBf16>();
+  if (s.width == 12) return start.template operator()<GradShape<3, 4>, kBf16>();
+  if (s.d_inner % 6 == 0 && s.width % 6 == 0) return start.template operator()<GradShape<3, 8>, kBf16>();
+  start.template operator()<GradShape<3, 8>, false>();
 }
 
 struct ParameterGrads {

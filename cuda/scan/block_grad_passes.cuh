@@ -5,274 +5,275 @@
 namespace pm::cuda::block {
 
 // What the passes share: the lane's position and its values.
-template <typename T, int kSubLanes, bool kReverse, bool kWords>
+template <typename T, typename Shape, bool kReverse, bool kWords>
 struct GradWalk {
-  using Values = Three<T, kWords>;
-  using Memory = GradMemory<T, kSubLanes>;
+  static constexpr int kChannels = Shape::kChannels;
+  using Values = LaneValues<T, kChannels, kWords>;
+  using Memory = GradMemory<T, Shape>;
+  using Lane = GradLane<kChannels>;
   const Sequences& s;
   const GradInputs<T>& in;
   const GradOutputs<T>& out;
   Memory& memory;
-  int warp, warp_lane;
-  int first_sub;  // chunk of the warp's first channel
-  GradLane lane;
+  int warp, warp_lane, state_lane, channel_lane;
+  int sub, first_sub;  // chunk of the lane, of the warp's first lane
   Place place;
-  float D[kLaneChannels];
+  LaneSums<T, Shape::kSubLanes> lane_sums;
+  Lane lane;
+  float D[kChannels];
+  float2 parameters[kChannels] = {};  // sums of g * u and of ddelta over the lane's values
 
-  __device__ int64_t at(int tile) const { return place.at + int64_t{tile} * ((kReverse ? -kTile : kTile) * s.d_inner); }
+  __device__ GradWalk(const Sequences& sequences, const GradInputs<T>& inputs, const GradOutputs<T>& outputs,
+                      Memory& shared)
+      : s(sequences),
+        in(inputs),
+        out(outputs),
+        memory(shared),
+        warp(static_cast<int>(threadIdx.x) / kWarp),
+        warp_lane(static_cast<int>(threadIdx.x) % kWarp),
+        state_lane(warp_lane / kChannelLanes),
+        channel_lane(warp_lane % kChannelLanes),
+        sub(min(first_channel() / s.width, s.subs - 1)),
+        first_sub(Shape::kWarpSubs == 1 ? sub : warp * Shape::kWarpSubs),
+        place(s, memory.table, state_lane, first_channel(), kReverse, kWords),
+        lane_sums(warp_lane) {}
+
+  // Of the lane's, among the 96 of the block.
+  __device__ int first_channel() const { return (warp * kChannelLanes + channel_lane) * kChannels; }
   // Token of step i of a chunk.
   __device__ int token(int i) const { return kReverse ? s.chunk_len - 1 - i : i; }
 
-  // B and C of a step for the lane's states.
-  __device__ __forceinline__ void load_pairs(int t, Four& B, Four& C) const {
-    const int sub = kSubLanes == 8 ? 0 : warp_lane / 4 / kSubLanes;
-    const float4* row =
-        reinterpret_cast<const float4*>(memory.pairs[warp] + sub * Memory::kSubStride + t * kPairColumns) +
-        lane.state_lane;
-    unpack(row[0], B);
-    unpack(row[4], C);
-  }
-  // Of the lane's channel c and step t of the tile.
-  __device__ __forceinline__ float4& value(int t, int c) const {
-    return memory.values[warp][t * Memory::kValueStride + warp_lane / 4 * kLaneChannels + c];
-  }
-  __device__ __forceinline__ void begin_pairs(PairLoader<T, kSubLanes>& loader, int tile) const {
-    loader.begin(s, memory, first_sub, token(tile * kTile + warp_lane / 8));
+  // B or C of a step for the lane's states.
+  __device__ __forceinline__ void load_row(int t, int column, Four& row) const {
+    const int warp_sub = Shape::kWarpSubs == 1 ? 0 : channel_lane / Shape::kSubLanes;
+    const float* pairs = memory.pairs[warp] + warp_sub * Memory::kSubStride + t * kPairColumns + column;
+    unpack(reinterpret_cast<const float4*>(pairs)[state_lane], row);
   }
 
-  __device__ __forceinline__ void forward_tile(float (&y)[kTile][kLaneChannels]) {
-#pragma unroll
-    for (int t = 0; t < kTile; ++t) {
-      Four B, C;
-      load_pairs(t, B, C);
-      float2 d[kLaneChannels];
-#pragma unroll
-      for (int c = 0; c < kLaneChannels; ++c) d[c] = *reinterpret_cast<const float2*>(&value(t, c));
-      lane.forward(d, B, C, y[t]);
-    }
-    sum_states(y, lane.state_lane);
-  }
-
-  // What the second direction needs to write y and dz of a tile.
-  struct Gate {
-    Values z, dy, y;
-  };
-  __device__ __forceinline__ void load_gate(int tile, Gate& gate) const {
-    gate.z.load(in.z, place, tile, at(tile));
-    gate.dy.load(in.dy, place, tile, at(tile));
-    gate.y.load(out.y, place, tile, at(tile));
-  }
-  // y of the direction, and in the second one with the other's and gated: out.y, out.dz.
-  __device__ __forceinline__ void write_y(int tile, float (&y)[kLaneChannels], const Gate& loaded) const {
-    if constexpr (kReverse) {
-      float dz[kLaneChannels];
-#pragma unroll
-      for (int c = 0; c < kLaneChannels; ++c) {
-        const float both = (y[c] + loaded.y[c]) * in.share, z = loaded.z[c], gate = sigmoid(z);
-        dz[c] = loaded.dy[c] * both * gate * (1.0f + z * (1.0f - gate));
-        y[c] = both * z * gate;
-      }
-      Values::store(dz, out.dz, place, tile, at(tile));
-    }
-    Values::store(y, out.y, place, tile, at(tile));
-  }
-
-  // Pass A.
-  __device__ void forward_pass() {
-    PairLoader<T, kSubLanes> loader;
-    const int tiles = s.chunk_len / kTile;
+  // Values on their way from global memory: what pass A reads of a tile, and pass B.
+  struct Ahead {
+    PairLoader<T, Shape> pairs;
     Values u, delta;
-    const auto load = [&](int tile) {
-      begin_pairs(loader, tile);
-      u.load(in.u, place, tile, at(tile));
-      delta.load(in.delta, place, tile, at(tile));
-    };
-    load(0);
+  };
+  struct AheadBack : Ahead {
+    Values z, dy;
+  };
+  // at: of the lane's values in that tile.
+  __device__ __forceinline__ void fetch(int tile, int64_t at, Ahead& ahead) const {
+    ahead.pairs.begin(s, memory, first_sub, token(tile * kTile + warp_lane / 8));
+    ahead.u.load(in.u, place, tile, at);
+    ahead.delta.load(in.delta, place, tile, at);
+  }
+  __device__ __forceinline__ void fetch_back(int tile, int64_t at, AheadBack& ahead) const {
+    fetch(tile, at, ahead);
+    ahead.z.load(in.z, place, tile, at);
+    ahead.dy.load(in.dy, place, tile, at);
+  }
+
+  // Both passes. What their first tiles need is asked for before anything is waited for.
+  __device__ __forceinline__ void run() {
+    const int last = s.chunk_len / kTile - 1, step = (kReverse ? -kTile : kTile) * s.d_inner;
+    Ahead even, odd;
+    AheadBack back;
+    int64_t at = place.at + last * step;
+    if (last > 0) fetch(0, place.at, even);
+    if (last > 1) fetch(1, place.at + step, odd);
+    fetch_back(last, at, back);
+    enter();
+    int64_t ahead_at = place.at + 2 * step;
 #pragma unroll 1
-    for (int tile = 0; tile < tiles; ++tile) {
-      float skip[kLaneChannels];
-#pragma unroll
-      for (int c = 0; c < kLaneChannels; ++c) {
-        *reinterpret_cast<float2*>(&value(lane.state_lane, c)) = make_float2(delta[c], delta[c] * u[c]);
-        skip[c] = D[c] * u[c];
-      }
-      loader.finish(memory);
-      __syncwarp();
-      if (tile + 1 < tiles) load(tile + 1);
-      Gate gate;
-      if constexpr (kReverse) load_gate(tile, gate);
-      if (tile > 0) {
-#pragma unroll
-        for (int c = 0; c < kLaneChannels; ++c) {
-          const Four& v = lane.state[c];
-          memory.states[(tile - 1) * kLaneChannels + c][threadIdx.x] = make_float4(v[0], v[1], v[2], v[3]);
-        }
-      }
-      float y[kTile][kLaneChannels] = {};
-      forward_tile(y);
-#pragma unroll
-      for (int c = 0; c < kLaneChannels; ++c) y[0][c] += skip[c];
-      write_y(tile, y[0], gate);
-      __syncwarp();  // before the next tile's values
+    for (int tile = 0; tile < last; tile += 2, ahead_at += 2 * step) {
+      advance(tile, tile + 2 < last, ahead_at, even);
+      if (tile + 1 < last) advance(tile + 1, tile + 3 < last, ahead_at + step, odd);
     }
+    keep_state(last);
+#pragma unroll 1
+    for (int tile = last; tile >= 0; --tile, at -= step) retreat(tile, at, at - step, back);
+    if constexpr (Shape::kWarpSubs == 1) store_pairs();
   }
 
-  // dB and dC of a step over the channels of the warp. Several lanes to a chunk, but not all: lane by lane to global memory.
-  __device__ __forceinline__ void write_step(int tile, int t, float (&pairs)[2 * kLaneStates]) {
-    if constexpr (kSubLanes == 8) {
-      // The halves change places in every other row, so that 8 lanes write 32 different banks.
-      const int channel_lane = warp_lane / 4, flip = (channel_lane & 1) * kStates;
-      float* row = memory.lanes[warp][t & 1][channel_lane] + lane.state_lane * kLaneStates;
-      *reinterpret_cast<float4*>(row + flip) = make_float4(pairs[0], pairs[1], pairs[2], pairs[3]);
-      *reinterpret_cast<float4*>(row + (kStates - flip)) = make_float4(pairs[4], pairs[5], pairs[6], pairs[7]);
-    } else {
-      sum_channels<kSubLanes>(pairs, warp_lane);
-      const GradChunkRows<T>& chunk = memory.chunks[lane.sub];
-      const int row = token(tile * kTile + t);
-      if (row >= chunk.len) return;
-      float* target = chunk.pairs + (row * kPairColumns + pair_column<kSubLanes>(warp_lane));
-      if constexpr (kSubLanes == 2)
-        *reinterpret_cast<float4*>(target) = make_float4(pairs[0], pairs[1], pairs[2], pairs[3]);
-      if constexpr (kSubLanes == 4) *reinterpret_cast<float2*>(target) = make_float2(pairs[0], pairs[1]);
-    }
-  }
-  // After two steps t and t + 1, half of the warp each: two columns per lane, over the 8 channel lanes.
-  __device__ __forceinline__ void sum_lanes(int tile, int t) {
-    const int k = warp_lane / 16, column = warp_lane % 16 * 2;
-    __syncwarp();
-    float2 sum;
+  // Pass A: from the state before a tile to that before the next. Values come from two tiles ahead.
+  __device__ __forceinline__ void advance(int tile, bool goes_on, int64_t ahead_at, Ahead& ahead) {
+    float2 d[kChannels];
 #pragma unroll
-    for (int c = 0; c < 8; ++c) {
-      const float2 v = *reinterpret_cast<const float2*>(&memory.lanes[warp][k][c][column ^ ((c & 1) * kStates)]);
-      sum = c == 0 ? v : make_float2(sum.x + v.x, sum.y + v.y);
-    }
-    *reinterpret_cast<float2*>(&memory.warps[tile & 1][warp][t + k][column]) = sum;
+    for (int c = 0; c < kChannels; ++c) d[c] = make_float2(ahead.delta[c], ahead.delta[c] * ahead.u[c]);
+    memory.values[warp].put(state_lane, channel_lane, d);
+    ahead.pairs.finish(memory);
     __syncwarp();
-  }
-  // After a tile: the warps of each chunk in order, a step to a warp. A barrier before; the other half of memory.warps serves
-  // the next tile.
-  __device__ __forceinline__ void write_warps(int tile) {
-    const int row = token(tile * kTile + warp);
-    float sum = 0.0f;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-      sum += memory.warps[tile & 1][w][warp][warp_lane];
-      if (s.subs < kWarps / ((w + 1) & -(w + 1))) continue;  // 1, 2 or 4 chunks: it goes on in the next warp
-      const GradChunkRows<T>& chunk = memory.chunks[w * s.subs / kWarps];
-      if (row < chunk.len) chunk.pairs[row * kPairColumns + warp_lane] = sum;
-      sum = 0.0f;
-    }
-  }
-
-  // Back through one tile; lane.state: before the tile. Leaves the sums over states of the lane's own values: h * B and
-  // q * A * log2(e).
-  __device__ __forceinline__ void backward_tile(int tile, float (&hB)[kTile][kLaneChannels],
-                                                float (&hA)[kTile][kLaneChannels]) {
-    Block decay[kTile], state[kTile];
+    if (goes_on) fetch(tile + 2, ahead_at, ahead);
+    keep_state(tile);
 #pragma unroll
     for (int t = 0; t < kTile; ++t) {
-      Four B, C;
-      load_pairs(t, B, C);
-      float4 d[kLaneChannels];
+      Four B;
+      load_row(t, 0, B);
+      memory.values[warp].get(t, channel_lane, d);
+      lane.forward(d, B);
+    }
+    __syncwarp();  // before the next tile's values
+  }
+
+  // Pass B: a tile forward again and back. Values come from one tile ahead.
+  __device__ __forceinline__ void retreat(int tile, int64_t at, int64_t ahead_at, AheadBack& ahead) {
+    restore_state(tile);
+    float2 d[kChannels];
+    float u[kChannels], g[kChannels];
+    const Values z = ahead.z, dy = ahead.dy;
 #pragma unroll
-      for (int c = 0; c < kLaneChannels; ++c) d[c] = value(t, c);
+    for (int c = 0; c < kChannels; ++c) {
+      d[c] = make_float2(ahead.delta[c], ahead.delta[c] * ahead.u[c]);
+      u[c] = ahead.u[c];
+      g[c] = dy[c] * in.share * z[c] * sigmoid(z[c]);
+    }
+    memory.values[warp].put(state_lane, channel_lane, d, u, g);
+    ahead.pairs.finish(memory);
+    __syncwarp();
+    if (!kReverse && tile > 0) fetch_back(tile - 1, ahead_at, ahead);
+    typename Lane::Sums sums;
+    Values other;  // y of the forward direction, in the reverse one
+    through_tile(tile, sums, [&](int t) {
+      if (!kReverse || t != kTile / 2) return;  // the reverse direction has no registers left before
+      other.load(out.y, place, tile, at);
+      if (tile > 0) fetch_back(tile - 1, ahead_at, ahead);
+    });
+    sum_states(sums.y, state_lane);
+    sum_states(sums.hB, state_lane);
+    sum_states(sums.hA, state_lane);
+
+    // Kept there rather than in registers, which are all in use.
+    memory.values[warp].get(state_lane, channel_lane, d, u, g);
+    float y[kChannels], du[kChannels], ddelta[kChannels];
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      y[c] = fmaf(D[c], u[c], sums.y[0][c]);
+      du[c] = fmaf(D[c], g[c], d[c].x * sums.hB[0][c]);
+      ddelta[c] = softplus_grad(d[c].x) * fmaf(u[c], sums.hB[0][c], kLn2 * sums.hA[0][c]);
+      parameters[c].x = fmaf(g[c], u[c], parameters[c].x);
+      parameters[c].y += ddelta[c];
+    }
+    Values::store(du, out.du, place, tile, at);
+    Values::store(ddelta, out.ddelta, place, tile, at);
+    if constexpr (kReverse) gate(y, z, dy, other, tile, at);
+    Values::store(y, out.y, place, tile, at);
+    __syncwarp();  // before the next tile's values
+  }
+
+  // The four steps of a tile again with decays and states in registers, then back through them. lane.state: before the tile.
+  // before(t): called before step t on the way back.
+  template <typename Fn>
+  __device__ __forceinline__ void through_tile(int tile, typename Lane::Sums& sums, Fn&& before) {
+    typename Lane::Block decay[kTile], state[kTile];
+    float2 d[kChannels];
+#pragma unroll
+    for (int t = 0; t < kTile; ++t) {
+      Four B;
+      load_row(t, 0, B);
+      memory.values[warp].get(t, channel_lane, d);
       lane.forward_keep(d, B, decay[t], state[t]);
     }
 #pragma unroll
     for (int t = kTile - 1; t >= 0; --t) {
+      before(t);
       Four B, C;
-      load_pairs(t, B, C);
-      float4 d[kLaneChannels];
-#pragma unroll
-      for (int c = 0; c < kLaneChannels; ++c) {
-        const float4 v = value(t, c);
-        d[c] = make_float4(v.x, v.y, v.w, 0.0f);
-      }
-      float pairs[2 * kLaneStates];
-      lane.backward(d, B, C, decay[t], state[t], t + 1 < kTile ? state[t + 1] : lane.state, hB[t], hA[t], pairs);
+      load_row(t, 0, B);
+      load_row(t, kStates, C);
+      float g[kChannels], pairs[2 * kLaneStates];
+      memory.values[warp].get(t, channel_lane, d, g);
+      lane.backward(d, g, B, C, decay[t], state[t], t + 1 < kTile ? state[t + 1] : lane.state, t, sums, pairs);
       write_step(tile, t, pairs);
-      if (kSubLanes == 8 && t % 2 == 0) sum_lanes(tile, t);
     }
-    sum_states(hB, lane.state_lane);
-    sum_states(hA, lane.state_lane);
   }
 
-  // Pass B. Sums of g * u and of ddelta over the lane's values.
-  __device__ void backward_pass(float2 (&sums)[kLaneChannels]) {
-    PairLoader<T, kSubLanes> loader;
-    const int tiles = s.chunk_len / kTile;
-    Values u, delta, z, dy;
-    const auto load = [&](int tile) {
-      begin_pairs(loader, tile);
-      u.load(in.u, place, tile, at(tile));
-      delta.load(in.delta, place, tile, at(tile));
-      z.load(in.z, place, tile, at(tile));
-      dy.load(in.dy, place, tile, at(tile));
-    };
-    load(tiles - 1);
+  // dB and dC of a step over the channels of the warp: to shared memory, or where chunks are shared inside the warp to global
+  // memory.
+  __device__ __forceinline__ void write_step(int tile, int t, const float (&pairs)[2 * kLaneStates]) {
+    float sum[4];
+    lane_sums.add(pairs, sum);
+    const int half = warp_lane / 4 % 2, column = lane_sums.pair_column(warp_lane);
+    if constexpr (Shape::kWarpSubs == 1) {
+      float* row = memory.sums(warp, tile)[half][t];
+      *reinterpret_cast<float2*>(row + Memory::swapped(half, column)) = make_float2(sum[0], sum[2]);
+    } else {
+      constexpr int kHalfSubs = Shape::kWarpSubs / 2;
+#pragma unroll
+      for (int i = 0; i < kHalfSubs; ++i) {
+        const GradChunkRows<T>& chunk = memory.chunks[first_sub + half * kHalfSubs + i];
+        const int row = token(tile * kTile + t);
+        float* target = chunk.pairs + (row * kPairColumns + column);
+        if (row < chunk.len) *reinterpret_cast<float2*>(target) = make_float2(sum[i], sum[2 + i]);
+      }
+    }
+  }
+  // dB and dC of every chunk of the block over its warps, in order. Call from every thread, after the last tile.
+  __device__ void store_pairs() {
+    constexpr int kQuads = kPairColumns / 4, kTogether = Shape::kWarps % 3 == 0 ? 3 : 1;
+    const int warps = Shape::kWarps / s.subs;
+    __syncthreads();
+    for (int chunk_id = 0; chunk_id < s.subs; ++chunk_id) {
+      const GradChunkRows<T>& chunk = memory.chunks[chunk_id];
+      for (int i = static_cast<int>(threadIdx.x); i < s.chunk_len * kQuads; i += Shape::kThreads) {
+        const int column = i % kQuads * 4, step = i / kQuads, row = token(step);
+        if (row >= chunk.len) continue;
+        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll 1
-    for (int tile = tiles - 1; tile >= 0; --tile) {
+        for (int w = chunk_id * warps; w < (chunk_id + 1) * warps; w += kTogether) {
 #pragma unroll
-      for (int c = 0; c < kLaneChannels; ++c) {
-        const float gate = z[c], g = dy[c] * in.share * gate * sigmoid(gate);
-        value(lane.state_lane, c) = make_float4(delta[c], delta[c] * u[c], u[c], g);
+          for (int k = 0; k < 2 * kTogether; ++k) {
+            const float* tile_row = memory.sums(w + k / 2, step / kTile)[k % 2][step % kTile];
+            const float4 v = *reinterpret_cast<const float4*>(tile_row + Memory::swapped(k % 2, column));
+            sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
+          }
+        }
+        *reinterpret_cast<float4*>(chunk.pairs + (row * kPairColumns + column)) = sum;
       }
-      loader.finish(memory);
-      __syncwarp();
-      if (tile > 0) load(tile - 1);
-      restore_state(tile);
-      float hB[kTile][kLaneChannels], hA[kTile][kLaneChannels];
-      backward_tile(tile, hB, hA);
-      if (kSubLanes == 8) {
-        __syncthreads();
-        write_warps(tile);
-      } else {
-        __syncwarp();
-      }
-      float du[kLaneChannels], ddelta[kLaneChannels];
-#pragma unroll
-      for (int c = 0; c < kLaneChannels; ++c) {
-        const float4 mine = value(lane.state_lane, c);  // kept here rather than in registers, which are all in use
-        const float delta_now = mine.x, u_now = mine.z, g = mine.w;
-        du[c] = fmaf(D[c], g, delta_now * hB[0][c]);
-        ddelta[c] = softplus_grad(delta_now) * fmaf(u_now, hB[0][c], kLn2 * hA[0][c]);
-        sums[c].x = fmaf(g, u_now, sums[c].x);
-        sums[c].y += ddelta[c];
-      }
-      Values::store(du, out.du, place, tile, at(tile));
-      Values::store(ddelta, out.ddelta, place, tile, at(tile));
     }
   }
 
-  // The states before a tile: kept by pass A, or what enters the chunk.
-  __device__ __forceinline__ void restore_state(int tile) {
-    if (tile == 0) return entering(in.states, lane.state);
+  // y of both directions, gated, and dz, from the reverse one's y.
+  __device__ __forceinline__ void gate(float (&y)[kChannels], const Values& z, const Values& dy, const Values& other,
+                                       int tile, int64_t at) const {
+    float dz[kChannels];
 #pragma unroll
-    for (int c = 0; c < kLaneChannels; ++c) {
-      unpack(memory.states[(tile - 1) * kLaneChannels + c][threadIdx.x], lane.state[c]);
+    for (int c = 0; c < kChannels; ++c) {
+      const float both = (y[c] + other[c]) * in.share, gate = sigmoid(z[c]);
+      dz[c] = dy[c] * both * gate * (1.0f + z[c] * (1.0f - gate));
+      y[c] = both * z[c] * gate;
+    }
+    Values::store(dz, out.dz, place, tile, at);
+  }
+
+  // The states before a tile: kept by pass A, for pass B.
+  __device__ __forceinline__ void keep_state(int tile) {
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      const Four& v = lane.state[c];
+      memory.states[warp][tile][c][warp_lane] = make_float4(v[0], v[1], v[2], v[3]);
     }
   }
-  // Of the summaries of all chunks (null: zeros) what enters the lane's.
-  __device__ __forceinline__ void entering(const float* summaries, Block& target) const {
-    const float4* source = reinterpret_cast<const float4*>(summaries) +
-                           (memory.chunks[lane.sub].summary + place.channel) * (kStates / 4) + lane.state_lane;
+  __device__ __forceinline__ void restore_state(int tile) {
 #pragma unroll
-    for (int c = 0; c < kLaneChannels; ++c) {
-      const bool has = c < place.count && summaries != nullptr;
-      unpack(has ? source[c * (kStates / 4)] : make_float4(0.0f, 0.0f, 0.0f, 0.0f), target[c]);
-    }
+    for (int c = 0; c < kChannels; ++c) unpack(memory.states[warp][tile][c][warp_lane], lane.state[c]);
   }
   // What enters the chunk from both ends, the decay rates and D.
   __device__ __forceinline__ void enter() {
     entering(in.states, lane.state);
     entering(in.adjoints, lane.q);
 #pragma unroll
-    for (int c = 0; c < kLaneChannels; ++c) {
+    for (int c = 0; c < kChannels; ++c) {
       const bool has = c < place.count;
       D[c] = has ? in.D_skip[place.channel + c] : 0.0f;
-      const float* log = in.A_log + (place.channel + c) * kStates + lane.state_lane * kLaneStates;
+      const float* log = in.A_log + (place.channel + c) * kStates + state_lane * kLaneStates;
 #pragma unroll
       for (int n = 0; n < kLaneStates; ++n) lane.a2[c][n] = has ? -expf(log[n]) * kLog2e : 0.0f;
+    }
+  }
+  // Of the summaries of all chunks (null: zeros) what enters the lane's.
+  __device__ __forceinline__ void entering(const float* summaries, typename Lane::Block& target) const {
+    const float4* source = reinterpret_cast<const float4*>(summaries) +
+                           (memory.chunks[sub].summary + place.channel) * (kStates / 4) + state_lane;
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      const bool has = c < place.count && summaries != nullptr;
+      unpack(has ? source[c * (kStates / 4)] : make_float4(0.0f, 0.0f, 0.0f, 0.0f), target[c]);
     }
   }
 };

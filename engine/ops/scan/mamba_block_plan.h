@@ -48,7 +48,7 @@ struct Lanes {
 };
 inline Lanes lanes_of(const MambaBlockArgs& args, bool for_gradient) {
   const int64_t d_inner = args.d_inner, groups = pieces(d_inner, kMaxWidth), width = pieces(d_inner, groups);
-  // Lanes of the gradient own three channels each, and 2, 4 or a multiple of 8 of them a chunk.
+  // Chunks share a block of the gradient where each is 2, 4 or 8 lanes of three channels or 24 of two (block_grad.cuh).
   const bool whole_lanes = d_inner == 6 || d_inner == 12 || d_inner == 24 || d_inner == 48;
   return {groups, width, for_gradient && !whole_lanes ? 1 : std::min(kMaxWidth / width, kMaxChunks)};
 }
