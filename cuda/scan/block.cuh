@@ -167,22 +167,22 @@ __device__ __forceinline__ void direction_barrier(int direction) {
 //   synchronise().
 //   kPieces: of 16 bytes that a thread stages; kOwnPieces: every warp stages for itself the one chunk of its block, and waits
 //   for nobody.
-//   kPad: floats between the chunks of a buffer.
+//   kOneChunk: the block holds a single one, which spares registers.
 constexpr int kOwnPieces = 0;
-template <typename T, int kColumns, int kPieces, int kPad = 4>
+template <typename T, int kColumns, int kPieces, bool kOneChunk = kPieces == kOwnPieces>
 struct PairStage {
   static constexpr int kQuads = kColumns / 4;
   static constexpr bool kOwn = kPieces == kOwnPieces;
   static constexpr int kThreads = kOwn ? 32 : kDirectionThreads, kLoads = kOwn ? 1 : kPieces;
   static constexpr int kSpread = kThreads / (kTile * kQuads);
-  static constexpr int kSubStride = kTile * kColumns + kPad;
+  static constexpr int kSubStride = kTile * kColumns + 4;
   static constexpr bool kAsync = std::is_same_v<T, float>;
   static_assert(kThreads % (kTile * kQuads) == 0);
   const T* source;          // the thread's columns in the first row of the block
   const int2* chunk;        // its first chunk in the table
   unsigned shared, target;  // addresses of the first buffer and of the thread's first piece there
-  unsigned buffer_bytes;
   int left;                 // chunks from its first one on
+  int subs;
   int offset, tile_offset;  // from step 0 of a chunk to the step that comes next; from tile to tile
   uint2 waiting[kAsync ? 1 : kLoads];
   int2 own;  // bounds of the only chunk
@@ -190,10 +190,10 @@ struct PairStage {
   // thread: of the direction, whose memory this is.
   __device__ PairStage(const Sequences& s, const PairTable& table, const T* proj, float* memory, int thread,
                        bool reverse)
-      : buffer_bytes(s.subs * kSubStride * 4) {
+      : subs(s.subs) {
     // Through a shuffle, so that the compiler keeps it in a register instead of making it anew in every tile.
     shared = __shfl_sync(0xffffffffu, static_cast<unsigned>(__cvta_generic_to_shared(memory)), 0);
-    if constexpr (kOwn) shared += thread / 32 * 2 * buffer_bytes;
+    if constexpr (kOwn) shared += thread / 32 * 2 * buffer_bytes();
     const int lane = thread % kThreads;
     const int quad = lane % kQuads, step = lane / kQuads % kTile, sub = lane / (kQuads * kTile);
     source = proj + table.row[0] * s.proj_width + quad * 4;
@@ -210,7 +210,7 @@ struct PairStage {
 #pragma unroll
     for (int k = 0; k < kLoads; ++k) {
       if (!has_piece(k)) continue;
-      const int2 bounds = kOwn ? own : chunk[k * kSpread];
+      const int2 bounds = kOneChunk ? own : chunk[k * kSpread];
       const T* from = source + static_cast<unsigned>(min(bounds.x + offset, bounds.y));
       if constexpr (kAsync) {
         asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(target_of(buffer, k)), "l"(from) : "memory");
@@ -242,22 +242,21 @@ struct PairStage {
     }
   }
   __device__ __forceinline__ PairRow row(int buffer, int sub, int step) const {
-    return {shared + buffer * buffer_bytes + (sub * kSubStride + step * kColumns) * 4};
+    return {shared + buffer * buffer_bytes() + (sub * kSubStride + step * kColumns) * 4};
   }
 
  private:
+  __device__ __forceinline__ unsigned buffer_bytes() const { return (kOneChunk ? 1 : subs) * kSubStride * 4; }
   __device__ __forceinline__ bool has_piece(int k) const {
     return (kOwn && kTile * kQuads == kThreads) || k * kSpread < left;
   }
   __device__ __forceinline__ unsigned target_of(int buffer, int k) const {
-    return target + buffer * buffer_bytes + k * (kSpread * kSubStride * 4);
+    return target + buffer * buffer_bytes() + k * (kSpread * kSubStride * 4);
   }
 };
 
 // Floats of shared memory of a PairStage.
-constexpr int64_t stage_floats(int subs, int columns, int pad = 4) {
-  return int64_t{2} * subs * (kTile * columns + pad);
-}
+constexpr int64_t stage_floats(int subs, int columns) { return int64_t{2} * subs * (kTile * columns + 4); }
 
 // A[channel, :] * log2(e); zeros for a channel that is not there.
 __device__ __forceinline__ void load_decay(const float* __restrict__ A_log, const Walk& walk, float (&a2)[kStates]) {

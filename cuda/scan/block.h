@@ -87,6 +87,10 @@ void summarise(const Sequences&, const MambaBlockArgs&, const Projected (&rows)[
 void finish(const Sequences&, const MambaBlockArgs&, const Projected (&rows)[2], const Chunks&, int64_t first_pair,
             const void* z, void* y, Stream);
 
+// block_finish.cu: the same for one chunk of many channels a block. False where that is not the case: nothing is done then.
+bool finish_wide(const Sequences&, const MambaBlockArgs&, const Projected (&rows)[2], const Chunks&, int64_t first_pair,
+                 const void* z, void* y, Stream);
+
 // block_carry.cu: summaries of `batch` sequences of `chunks` chunks become what enters each chunk, in place.
 void carry(const MambaBlockArgs&, int64_t batch, int64_t chunks, const Chunks&, Stream);
 
