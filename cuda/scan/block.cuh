@@ -167,9 +167,8 @@ __device__ __forceinline__ void direction_barrier(int direction) {
 //   synchronise().
 //   kPieces: of 16 bytes that a thread stages; kOwnPieces: every warp stages for itself the one chunk of its block, and waits
 //   for nobody.
-//   kOneChunk: the block holds a single one, which spares registers.
 constexpr int kOwnPieces = 0;
-template <typename T, int kColumns, int kPieces, bool kOneChunk = kPieces == kOwnPieces>
+template <typename T, int kColumns, int kPieces>
 struct PairStage {
   static constexpr int kQuads = kColumns / 4;
   static constexpr bool kOwn = kPieces == kOwnPieces;
@@ -210,7 +209,7 @@ struct PairStage {
 #pragma unroll
     for (int k = 0; k < kLoads; ++k) {
       if (!has_piece(k)) continue;
-      const int2 bounds = kOneChunk ? own : chunk[k * kSpread];
+      const int2 bounds = kOwn ? own : chunk[k * kSpread];
       const T* from = source + static_cast<unsigned>(min(bounds.x + offset, bounds.y));
       if constexpr (kAsync) {
         asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(target_of(buffer, k)), "l"(from) : "memory");
@@ -246,7 +245,7 @@ struct PairStage {
   }
 
  private:
-  __device__ __forceinline__ unsigned buffer_bytes() const { return (kOneChunk ? 1 : subs) * kSubStride * 4; }
+  __device__ __forceinline__ unsigned buffer_bytes() const { return (kOwn ? 1 : subs) * kSubStride * 4; }
   __device__ __forceinline__ bool has_piece(int k) const {
     return (kOwn && kTile * kQuads == kThreads) || k * kSpread < left;
   }

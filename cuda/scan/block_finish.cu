@@ -18,8 +18,8 @@
 // traffic : reads u, delta, B, C of both directions and z, writes y, and half of y once more each way (L2).
 // floor   : as block_scan.cu: 128 cycles of a scheduler for 32 channels of a token, and 8 for sigmoid; 126 instructions (SASS,
 //           bf16; a lane per channel: 146).
-// measured: H200, bf16, one slide, d_inner 96, 1.25 M tokens: 1,283 us (a lane per channel: 1,366); 128 images, d_inner 384, 785
-//           tokens: 577 us (617); d_inner 96, 3,137 tokens: 925 us (994). Chunks of 6 to 48 channels side by side in a block
+// measured: H200, bf16, one slide, d_inner 96, 1.25 M tokens: 1,239 us (a lane per channel: 1,366); 128 images, d_inner 384, 785
+//           tokens: 557 us (617); d_inner 96, 3,137 tokens: 775 us (994). Chunks of 6 to 48 channels side by side in a block
 //           were slower this way (48: 2,090 instead of 1,433 us): they stay in block_scan.cu.
 // numerics: float32 state and sums; ex2.approx with A * log2(e), 2 ulp. deterministic: no atomics.
 #include "cuda/scan/block.cuh"
@@ -132,7 +132,7 @@ struct DirectionFinish {
   float share;
   int direction;
   PairLane<kChannels> lane;
-  PairStage<T, kColumns, kPieces, true> stage;
+  PairStage<T, kColumns, kPieces> stage;
   States<kChannels> states;
   Values u[kAhead], delta[kAhead];                       // of the next steps
   Values gates[kTile / 2] = {}, others[kTile / 2] = {};  // of the steps whose results are the lane's

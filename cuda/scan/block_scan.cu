@@ -163,8 +163,8 @@ __global__ void __launch_bounds__(2 * kDirectionThreads, 3) block_scan_kernel(co
   table.fill(job.s, blockIdx.x / job.s.groups * int64_t{job.s.subs});
   const int direction = threadIdx.x / kDirectionThreads, lane = threadIdx.x % kDirectionThreads;
   float* memory = reinterpret_cast<float*>(shared) + direction * stage_floats(job.s.subs, kFinish ? 32 : 16);
-  // The short code of a summary exists for each direction: tensors and strides take no registers there.
-  if constexpr (kFinish) {
+  // Where a summary stages several pieces it has code for each direction: tensors and strides take no registers there.
+  if constexpr (kFinish || kPieces == 1) {
     walk_direction<T, kFinish, kPieces>(job, table, memory, direction, lane);
   } else if (direction == 0) {
     walk_direction<T, kFinish, kPieces>(job, table, memory, 0, lane);
