@@ -34,6 +34,7 @@
 //                       reverse            445   482   458   439    446
 //             float32,  forward            457   481   451            433
 //                       reverse            478   498   466            447
+// measured: H200, bf16, 128 sequences of 785 tokens, d_inner 384: 982 and 997 us, 60 % of the issue slots, exponentials 31 %.
 // numerics: float32; sums of dB and dC over lanes by tensor cores: terms of 11 bits where they end in bfloat16, of 22 in
 //           float32 (LaneSums). deterministic: no atomics, sums over lanes and warps in fixed order.
 #include "cuda/scan/block_grad_passes.cuh"

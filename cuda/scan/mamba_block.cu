@@ -5,7 +5,7 @@
 //   block_conv.cu                     both convolutions and SiLU
 //   block_weights.cu                  matrices in the order and type that the others read
 //   block_project.cu                  delta = softplus(dt_proj)
-//   block_scan.cu, block_carry.cu     both scans at once, gate
+//   block_scan.cu, block_finish.cu, block_carry.cu   both scans at once, gate
 //   block_summary_grad.cu, block_grad.cu   their gradients
 //   block_project_grad.cu             narrow layers: back through dt_proj and x_proj, all at once
 //
