@@ -37,7 +37,11 @@ say_cuda() {
   local nvcc=""
   for nvcc in "$(command -v nvcc || true)" "${CUDA_HOME:-/nonexistent}/bin/nvcc" /usr/local/cuda/bin/nvcc; do
     [[ -n "$nvcc" && -x "$nvcc" ]] || continue
-    echo "CUDA: nvcc found ($nvcc), so the GPU kernels are built too (unless PM_WITH_CUDA=OFF)"
+    if [[ "${PM_WITH_CUDA:-}" == OFF ]]; then
+      echo "CUDA: nvcc found ($nvcc), not used: PM_WITH_CUDA=OFF"
+    else
+      echo "CUDA: nvcc found ($nvcc), so the GPU kernels are built too (unless PM_WITH_CUDA=OFF)"
+    fi
     return
   done
   echo "CUDA: nvcc not found, so the build is for the CPU only (CUDA_HOME says where a toolkit is; it is optional)"

@@ -46,6 +46,10 @@ for ((i = 0; i < ${#arguments[@]}; ++i)); do
     --out=*) has_out=1 out=${arguments[i]#--out=} ;;
   esac
 done
+if [[ ! -f "${here}build/CMakeCache.txt" && -z "${PM_WITH_CUDA:-}" && -z "$(gpu_architecture)" ]]; then
+  export PM_WITH_CUDA=OFF
+  echo "no GPU here, so this builds for the CPU alone (PM_WITH_CUDA=ON builds the CUDA kernels too)"
+fi
 if [[ "${PM_SKIP_INSTALL:-0}" != 1 ]]; then "$root/scripts/install.sh"; fi
 
 mkdir -p "${here}build"
@@ -53,7 +57,6 @@ mkdir -p "${here}build"
 if [[ -f "${here}build/CMakeCache.txt" ]]; then  # perhaps set up by scripts/test.sh: leave its tests in
   step "configure" configure "${here}build"
 else
-  if [[ -z "${PM_WITH_CUDA:-}" && -z "$(gpu_architecture)" ]]; then export PM_WITH_CUDA=OFF; fi
   step "configure" configure "${here}build" -DPM_BUILD_TESTS=OFF
 fi
 step "build ($(describe_build))" build "${here}build" pixel-mamba
