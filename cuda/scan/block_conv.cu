@@ -19,6 +19,7 @@
 //           token in bf16. Bandwidth-bound: floor at 3.0 TB/s 2.0 and 4.0 us per 1e6 bf16 values of x.
 // issue   : counted in SASS, per 32 channels and token of a run of 32, its beginning included: forward 31 instructions (bf16)
 //           and 40 (float32), gradient 77 and 90. At 3.0 TB/s an H100 moves a warp's bytes of bf16 in 59 and 118 issue slots.
+// measured: H200, bf16, one slide, d_inner 96, 1.25 M tokens, forward: 186 us, 3.9 TB/s.
 // numerics: float32. deterministic: partial sums in a fixed order, column_sum adds the blocks.
 #include "cuda/scan/block.cuh"
 

@@ -5,6 +5,8 @@
 //             sum over its steps i of (decays of steps 0 to i) * C_i * g_i,
 //           which a walk in forward order sums with a running product: one exponential serves state and adjoint.
 // block, launch, shared: as block_scan.cu. traffic: reads u, delta, B, C of both directions, z and dy.
+// measured: H200, bf16, 128 sequences of 785 tokens, d_inner 384: 703 us, 61 % of the issue slots (166 instructions for 32
+//           channels of a step, counted in SASS; 168 registers, 12 warps a multiprocessor), exponentials 43 %.
 // numerics: float32. deterministic: no atomics.
 #include "cuda/scan/block.cuh"
 
