@@ -37,7 +37,7 @@
 //           Floor for 128 images of 224 x 224 (6.4e6 tokens): 1.35 GB, 0.40 ms at 3.35 TB/s; instructions 0.26 ms.
 //           Measured (ncu, H100, bf16, those images): 0.60, 0.51, 0.57, 0.83 ms for C = 3, 6, 12, 24; before, as separate
 //           kernels, 1.6 ms for C = 3. C = 24 is bound by multiply-adds, not by memory. H200, one slide (2.0e7 tokens in
-//           layer 1): 1.44, 1.22, 1.36, 1.88 ms; C = 3 moves its bytes at 70 % of the copy rate.
+//           layer 1): 1.44, 1.22, 1.36, 1.88 ms; C = 3 moves its bytes at 69 % of the copy rate.
 // registers: 64, 80, 125, 213 a thread, none spilled: 4, 3, 2, 2 blocks a multiprocessor (float32 at most 2).
 // numerics: float32; hn and x are rounded to the storage type, as the way back reads them from memory. softplus: block_project.cu.
 // deterministic: no atomics, every value by one thread in a fixed order.

@@ -76,7 +76,7 @@ def main():
             except subprocess.CalledProcessError as failure:
                 sys.exit(f"error: {failure.cmd[0]} failed with exit code {failure.returncode}")
         if not os.path.exists(path):
-            sys.exit(f"error: {path} does not exist: the program ran no kernel")
+            sys.exit(f"error: {path}: no such file" if options.read else "error: the program ran on no GPU: nothing was traced")
         rows = last_step(read(path))
     total, launches = collections.Counter(), collections.Counter()
     for _, length, _, name in rows:

@@ -332,6 +332,7 @@ TEST_CASE("mamba_block names what does not match", "[cpu]") {
   bad[16] = normal(1, {6, 5});
   CHECK_THROWS_WITH(run(bad), ContainsSubstring("mamba_block reverse: A_log must have shape"));
   CHECK_THROWS_AS(ops::mamba_block_grad(cpu(), normal(1, {2, 4, 3}), good[0], weights_of(good), {}), ShapeError);
+  CHECK_THROWS_AS(ops::mamba_block(cpu(), good[0], weights_of(good), {.spare_bytes = -1}), ShapeError);
   CHECK_THROWS_AS(run(block_values({1, 2, 3, 6, 65, 4, 1}, DType::f64)), ShapeError);
   CHECK_THROWS_AS(run(block_values({1, 2, 3, 6, 4, 9, 1}, DType::f64)), ShapeError);
 }

@@ -14,7 +14,8 @@
 //
 // tokens, out, dout, dtokens: (batch, seq_len, channels), contiguous, one dtype (CPU f32, f64; CUDA f32, bf16).
 // Parameters and their gradients: param_dtype(tokens), contiguous, shapes in the structs below.
-// State, delta and sums are float32 on CUDA whatever the storage; no atomics, the same bits every run.
+// State, delta and sums are float32 on CUDA whatever the storage, but that the gradients of B and C in bf16 add terms of 11
+// bits; no atomics, the same bits every run.
 #pragma once
 #include "engine/core/tensor.h"
 

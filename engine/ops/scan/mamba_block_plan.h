@@ -24,10 +24,10 @@ constexpr int kGradChunk = 64;             // tokens of a chunk of the gradient,
 constexpr int64_t kNarrowRank = 4;         // dt_rank of a layer that one kernel prepares, at most
 constexpr int64_t kHaloTokens = 3;         // d_conv - 1
 constexpr int64_t kMinSegmentRows = 4096;  // whatever args.scratch_bytes says
-constexpr int64_t kMaxSegmentValues = int64_t{1}
-                                      << 31;  // of (rows, d_inner), but for the rest of a chunk: indices have 32 bits
-constexpr int64_t kScanParameters = 18;       // sums of a channel: dA (16), dD, dbias
-constexpr int64_t kBCColumns = 32;            // columns of B and C in a projected row
+constexpr int64_t kScanParameters = 18;    // sums of a channel: dA (16), dD, dbias
+constexpr int64_t kBCColumns = 32;         // columns of B and C in a projected row
+// Values of (rows, d_inner) of a segment, but for the rest of a chunk: indices have 32 bits.
+constexpr int64_t kMaxSegmentValues = int64_t{1} << 31;
 
 constexpr int64_t pieces(int64_t whole, int64_t piece) { return (whole + piece - 1) / piece; }
 constexpr int64_t round_up(int64_t value, int64_t unit) { return pieces(value, unit) * unit; }
