@@ -151,8 +151,10 @@ void add_finetune(CLI::App& app, Command& command) {
   verb->add_flag("--keep-background", options->load.keep_background, "also learn from windows without tissue");
   verb->add_flag("--augment", options->augment,
                  "flip, turn and shift slides, vary stain and brightness, drop background windows");
-  verb->add_flag("--balance", options->balance,
-                 "classes: show every class equally often, slides of rare classes several times an epoch");
+  verb->add_flag("--balance{1}", options->balance,
+                 "classes: show every class equally often, slides of rare classes several times an epoch; "
+                 "--balance=0.5 goes half the way (square roots of their numbers)")
+      ->check(CLI::Range(0.0, 1.0));
   verb->add_option("--workers", options->load.workers, "slides read at a time, ahead of the network")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);

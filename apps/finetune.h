@@ -23,7 +23,8 @@ struct FinetuneOptions {
   int64_t epochs = 100, accumulate = 8, warmup = 0, classes = 0;
   double lr = 4e-4, weight_decay = 0.05, clip = 1.0, label_smoothing = 0.0;
   double drop_path = 0.0, ema = 0.0;
-  bool augment = false, balance = false;
+  bool augment = false;
+  double balance = 0.0;  // 0: classes as they come, 1: equally often
   int64_t validate_every = 1;              // epochs; 0: at the end alone
   int64_t keep = 2, checkpoint_every = 0;  // steps; 0: at the end of each epoch alone
   int64_t stop_after = 0;                  // steps of this call; 0: to the end

@@ -18,7 +18,7 @@ io::Cohort read_training_cohort(const FinetuneOptions& options, bool keep_missin
   PM_CHECK(cohort.outcome == io::Outcome::classes || cohort.outcome == io::Outcome::survival, IoError,
            "{}: the table needs a column label (classes) or the columns survival_months and censorship (survival)",
            options.table);
-  PM_CHECK(!options.balance || cohort.outcome == io::Outcome::classes, UsageError,
+  PM_CHECK(options.balance == 0.0 || cohort.outcome == io::Outcome::classes, UsageError,
            "--balance shows classes equally often; {} holds survival times", options.table);
   return cohort;
 }

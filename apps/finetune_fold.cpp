@@ -154,10 +154,10 @@ bool FoldTrainer::validates(int64_t epoch) const {
 }
 
 std::vector<int64_t> FoldTrainer::training_order(int64_t epoch) const {
-  if (!options_.balance) return io::shuffled(train_, options_.run.seed, epoch);
+  if (options_.balance == 0.0) return io::shuffled(train_, options_.run.seed, epoch);
   std::vector<int64_t> classes;
   for (const int64_t slide : train_) classes.push_back(task_.targets[static_cast<size_t>(slide)].label);
-  return io::balanced(train_, classes, options_.run.seed, epoch);
+  return io::balanced(train_, classes, options_.balance, options_.run.seed, epoch);
 }
 
 // The orders that this epoch takes from the loader, and the one after them, so that reading never waits for the network.

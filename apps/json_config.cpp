@@ -27,8 +27,8 @@ std::vector<std::string> options_of(const std::string& file, const std::vector<s
     const bool overridden =
         std::any_of(given.begin(), given.end(), [&](const auto& a) { return names_option(a, option); });
     if (overridden || value == false) continue;
+    if (value != true) option += "=" + (value.is_string() ? value.get<std::string>() : value.dump());
     options.push_back(option);
-    if (value != true) options.push_back(value.is_string() ? value.get<std::string>() : value.dump());
   }
   return options;
 }

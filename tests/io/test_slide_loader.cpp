@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <cmath>
 #include <filesystem>
 #include <map>
 #include <numeric>
@@ -368,12 +369,12 @@ TEST_CASE("orders are permutations that change with the epoch", "[cpu]") {
 
 TEST_CASE("balanced orders show every class equally often and leave nobody out", "[cpu]") {
   const std::vector<int64_t> members = {3, 4, 5, 6, 7, 8, 9, 20, 21, 30}, classes = {0, 0, 0, 0, 0, 0, 0, 1, 1, 4};
-  CHECK(io::balanced(members, classes, 1, 0) == io::balanced(members, classes, 1, 0));
-  CHECK(io::balanced(members, classes, 1, 0) != io::balanced(members, classes, 1, 1));
-  CHECK(io::balanced(members, classes, 1, 0) != io::balanced(members, classes, 2, 0));
+  CHECK(io::balanced(members, classes, 1.0, 1, 0) == io::balanced(members, classes, 1.0, 1, 0));
+  CHECK(io::balanced(members, classes, 1.0, 1, 0) != io::balanced(members, classes, 1.0, 1, 1));
+  CHECK(io::balanced(members, classes, 1.0, 1, 0) != io::balanced(members, classes, 1.0, 2, 0));
   std::map<int64_t, int64_t> seen;
   for (int64_t epoch = 0; epoch < 7; ++epoch) {  // 4, 3 and 3 slides of the classes an epoch
-    const std::vector<int64_t> order = io::balanced(members, classes, 1, epoch);
+    const std::vector<int64_t> order = io::balanced(members, classes, 1.0, 1, epoch);
     REQUIRE(order.size() == 10);
     CHECK(std::count_if(order.begin(), order.end(), [](int64_t slide) { return slide < 10; }) == 4);
     CHECK(std::count(order.begin(), order.end(), 30) == 3);
@@ -382,7 +383,27 @@ TEST_CASE("balanced orders show every class equally often and leave nobody out",
   for (const int64_t slide : {3, 4, 5, 6, 7, 8, 9}) CHECK(seen[slide] == 4);
   CHECK(seen[20] + seen[21] == 21);
   CHECK(std::abs(seen[20] - seen[21]) == 1);
-  CHECK_THROWS_AS(io::balanced(members, {0, 1}, 1, 0), ConfigError);
+  CHECK_THROWS_AS(io::balanced(members, {0, 1}, 1.0, 1, 0), ConfigError);
+}
+
+TEST_CASE("balance goes as far as it is asked to", "[cpu]") {
+  std::vector<int64_t> members(146), classes(146);  // classes of 100, 36, 9 and 1: square roots 10, 6, 3 and 1
+  std::iota(members.begin(), members.end(), 0);
+  for (size_t i = 0; i < classes.size(); ++i) classes[i] = i < 100 ? 0 : i < 136 ? 1 : i < 145 ? 2 : 3;
+  const auto counts = [&](double strength) {
+    std::vector<int64_t> seen(4);
+    const std::vector<int64_t> order = io::balanced(members, classes, strength, 1, 3);
+    CHECK(order.size() == members.size());
+    for (const int64_t member : order) ++seen[static_cast<size_t>(classes[static_cast<size_t>(member)])];
+    return seen;
+  };
+  CHECK(counts(0.0) == std::vector<int64_t>{100, 36, 9, 1});
+  CHECK(counts(0.5) == std::vector<int64_t>{73, 44, 22, 7});  // 146 / 20 of each root
+  CHECK(counts(1.0) == std::vector<int64_t>{37, 37, 36, 36});
+  for (const double strength : {-0.1, 1.1, std::nan("")}) {
+    CAPTURE(strength);
+    CHECK_THROWS_AS(io::balanced(members, classes, strength, 1, 0), ConfigError);
+  }
 }
 
 TEST_CASE("real slides of several vendors come through the loader", "[data]") {
