@@ -21,6 +21,7 @@ struct Command {
   int exit_code = kDone;
 };
 void add_infer(CLI::App& app, Command& command);
+void add_pretrain(CLI::App& app, Command& command);
 void add_finetune(CLI::App& app, Command& command);
 void add_evaluate(CLI::App& app, Command& command);
 void add_verify(CLI::App& app, Command& command);

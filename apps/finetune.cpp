@@ -2,27 +2,12 @@
 // finetune_run.cpp.
 #include "apps/finetune.h"
 
-#include <unistd.h>
-
-#include <csignal>
-
 #include "apps/command_line.h"
 #include "apps/finetune_cohort.h"
 #include "engine/core/check.h"
 
 namespace pm::app {
 namespace {
-
-volatile std::sig_atomic_t stop_signal = 0;
-
-// The first signal asks for an end after the step; the second one is answered at once, by the default action.
-void remember_signal(int signal) {
-  constexpr char kMessage[] = "\nstopping: the step is finished and saved first (once more stops at once)\n";
-  stop_signal = signal;
-  std::signal(SIGINT, SIG_DFL);
-  std::signal(SIGTERM, SIG_DFL);
-  static_cast<void>(!::write(STDERR_FILENO, kMessage, sizeof(kMessage) - 1));
-}
 
 void check_columns(const io::TableOptions& columns) {
   const bool time = !columns.time_column.empty(), event = !columns.event_column.empty(),
@@ -41,9 +26,8 @@ int run(const FinetuneOptions& options) {
   if (options.check) return check_finetune(options);
   PM_CHECK(!options.out.empty(), UsageError,
            "--out: a run needs a folder to write to (--check is a dry run without one)");
-  std::signal(SIGINT, remember_signal);
-  std::signal(SIGTERM, remember_signal);
-  return run_finetune(options, {io::posix_file_ops(), [] { return static_cast<int>(stop_signal); }});
+  watch_stop_signals();
+  return run_finetune(options, {io::posix_file_ops(), stop_signal});
 }
 
 }  // namespace
@@ -151,7 +135,8 @@ void add_finetune(CLI::App& app, Command& command) {
   verb->add_flag("--keep-background", options->load.keep_background, "also learn from windows without tissue");
   verb->add_flag("--augment", options->augment,
                  "flip, turn and shift slides, vary stain and brightness, drop background windows");
-  verb->add_flag("--balance{1}", options->balance,
+  const auto balance = std::make_shared<std::string>();  // CLI11 rounds a flag's number to a whole one
+  verb->add_flag("--balance{1}", *balance,
                  "classes: show every class equally often, slides of rare classes several times an epoch; "
                  "--balance=0.5 goes half the way (square roots of their numbers)")
       ->check(CLI::Range(0.0, 1.0));
@@ -180,7 +165,8 @@ void add_finetune(CLI::App& app, Command& command) {
       ->check(CLI::PositiveNumber)
       ->type_name("SLIDES");
   add_run_options(*verb, options->run);
-  verb->callback([options, &command] {
+  verb->callback([options, balance, &command] {
+    if (!balance->empty()) options->balance = std::stod(*balance);
     options->arguments = command.arguments;
     command.exit_code = run(*options);
   });

@@ -1,11 +1,10 @@
 // finetune: what is asked for, what it runs in, and the run itself.
 #pragma once
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "apps/common.h"
-#include "io/data/file_ops.h"
+#include "apps/stop_rule.h"
 #include "io/data/slide_loader.h"
 #include "io/data/slide_table.h"
 
@@ -24,7 +23,7 @@ struct FinetuneOptions {
   double lr = 4e-4, weight_decay = 0.05, clip = 1.0, label_smoothing = 0.0;
   double drop_path = 0.0, ema = 0.0;
   bool augment = false;
-  double balance = 0.0;  // 0: classes as they come, 1: equally often
+  double balance = 0.0;                    // 0: classes as they come, 1: equally often
   int64_t validate_every = 1;              // epochs; 0: at the end alone
   int64_t keep = 2, checkpoint_every = 0;  // steps; 0: at the end of each epoch alone
   int64_t stop_after = 0;                  // steps of this call; 0: to the end
@@ -33,13 +32,8 @@ struct FinetuneOptions {
   std::vector<std::string> arguments;  // as typed, for config.json
 };
 
-struct FinetuneEnvironment {
-  io::FileOps& files;
-  std::function<int()> stop_signal;  // the signal that asks the run to end, 0 while there is none
-};
-
 // Trains, or goes on where a run was interrupted. Returns an exit code: kDone, or 128 + signal.
 // Throws UsageError, IoError, StorageError, OutOfMemoryError, and Error when ten slides in a row give no finite gradient.
-int run_finetune(const FinetuneOptions& options, const FinetuneEnvironment& environment);
+int run_finetune(const FinetuneOptions& options, const RunEnvironment& environment);
 
 }  // namespace pm::app

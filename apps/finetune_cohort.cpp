@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "apps/finetune_task.h"
+#include "apps/start_model.h"
 #include "engine/core/check.h"
 #include "io/config/model_config.h"
 

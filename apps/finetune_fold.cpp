@@ -8,6 +8,7 @@
 
 #include "apps/guarded_gradients.h"
 #include "apps/memory_check.h"
+#include "apps/start_model.h"
 #include "engine/core/check.h"
 #include "engine/optim/schedule.h"
 #include "io/checkpoint/model_folder.h"
@@ -60,19 +61,12 @@ std::set<std::string> reported_before(const std::string& file) {
   return slides;
 }
 
-// FNV-1a, 64 bits.
-void mix(uint64_t& hash, const std::string& text) {
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  hash = (hash ^ 0xffu) * 0x100000001b3u;
-}
-
 }  // namespace
 
 std::string checkpoint_folder(const std::string& fold_folder) { return fold_folder + "/checkpoints"; }
 std::string summary_file(const std::string& fold_folder) { return fold_folder + "/summary.json"; }
 
-FoldTrainer::FoldTrainer(Context& ctx, const FoldSettings& settings, const FinetuneEnvironment& environment,
-                         StopRule& rule)
+FoldTrainer::FoldTrainer(Context& ctx, const FoldSettings& settings, const RunEnvironment& environment, StopRule& rule)
     : ctx_(ctx),
       settings_(settings),
       options_(settings.options),
@@ -82,7 +76,7 @@ FoldTrainer::FoldTrainer(Context& ctx, const FoldSettings& settings, const Finet
       train_(without(settings.fold.train, settings.unusable)),
       val_(without(settings.fold.val, settings.unusable)),
       held_out_(without(settings.fold.held_out(), settings.unusable)),
-      model_(make_model(ctx, options_, task_)),
+      model_(start_model(ctx, options_.init, options_.run, {task_.head, task_.outputs})),
       optimiser_(make_adamw(ctx, model_, options_.weight_decay)),
       store_(checkpoint_folder(settings.folder), environment.files),
       updates_per_epoch_((static_cast<int64_t>(train_.size()) + options_.accumulate - 1) / options_.accumulate) {
@@ -111,15 +105,15 @@ FoldTrainer::FoldTrainer(Context& ctx, const FoldSettings& settings, const Finet
 }
 
 std::string FoldTrainer::fingerprint() const {
-  uint64_t hash = 0xcbf29ce484222325u;
+  Fingerprint fingerprint;
   for (const auto* set : {&train_, &val_, &held_out_}) {
     for (const int64_t slide : *set) {
       const Target& target = task_.targets[static_cast<size_t>(slide)];
-      mix(hash, fmt::format("{} {} {} {}", slide, row(slide).slide_id, target.label, target.censored));
+      fingerprint.add(fmt::format("{} {} {} {}", slide, row(slide).slide_id, target.label, target.censored));
     }
-    mix(hash, "end of set");
+    fingerprint.add("end of set");
   }
-  return fmt::format("{:016x}", hash);
+  return fingerprint.text();
 }
 
 void FoldTrainer::restore() {

@@ -5,27 +5,13 @@
 #include <string>
 
 #include "apps/finetune_predictions.h"
-#include "apps/finetune_state.h"
 #include "apps/train_curves.h"
+#include "apps/train_state.h"
 #include "apps/train_step.h"
 #include "io/checkpoint/checkpoint_store.h"
 #include "io/data/line_log.h"
 
 namespace pm::app {
-
-// When the run has to end before it is done: a signal, or as many steps as one call may make.
-class StopRule {
- public:
-  StopRule(const FinetuneEnvironment& environment, int64_t steps)
-      : environment_(environment), limited_(steps > 0), left_(steps) {}
-  void count_step() { --left_; }
-  bool stop() const { return environment_.stop_signal() != 0 || (limited_ && left_ <= 0); }
-
- private:
-  const FinetuneEnvironment& environment_;
-  bool limited_;
-  int64_t left_;
-};
 
 struct FoldSettings {
   const FinetuneOptions& options;
@@ -44,7 +30,7 @@ std::string summary_file(const std::string& fold_folder);  // written last: the 
 class FoldTrainer {
  public:
   // Continues from the newest checkpoint in the folder, if there is one. Throws IoError, ConfigError, StorageError.
-  FoldTrainer(Context& ctx, const FoldSettings& settings, const FinetuneEnvironment& environment, StopRule& rule);
+  FoldTrainer(Context& ctx, const FoldSettings& settings, const RunEnvironment& environment, StopRule& rule);
 
   // Trains to the last epoch and writes model, predictions and summary. False when the rule stopped it: all that was learnt is in
   // a checkpoint then.
@@ -77,7 +63,7 @@ class FoldTrainer {
   Context& ctx_;
   FoldSettings settings_;
   const FinetuneOptions& options_;
-  const FinetuneEnvironment& environment_;
+  const RunEnvironment& environment_;
   StopRule& rule_;
   Task task_;
   std::vector<int64_t> train_, val_, held_out_;

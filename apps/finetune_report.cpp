@@ -8,10 +8,10 @@
 #include <new>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <sstream>
 
 #include "apps/finetune_fold.h"
 #include "apps/predict.h"
+#include "apps/report_parts.h"
 #include "engine/core/check.h"
 #include "engine/metrics/survival.h"
 #include "io/data/file.h"
@@ -21,12 +21,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 constexpr size_t kWorstSlides = 8;
-
-std::optional<double> number_of(const Json& json, const std::string& key) {
-  return json.contains(key) && json[key].is_number() ? std::optional(json[key].get<double>()) : std::nullopt;
-}
-
-std::string text_of(const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
 
 // Keys of the figures that a task is judged by, the first of which the verdict quotes.
 struct Judge {
@@ -38,45 +32,17 @@ std::vector<Judge> judges(bool survival) {
   return {{"macro_f1", "macro F1", {}}, {"balanced_accuracy", "balanced accuracy", {}}, {"auc", "AUC", 0.5}};
 }
 
-// fn(line) for every whole line of a fold's metrics.jsonl.
-template <typename Fn>
-void for_metrics(const FoldSource& fold, Fn&& fn) {
-  std::istringstream lines(io::read_file(fold.folder + "/metrics.jsonl"));
-  for (std::string text; std::getline(lines, text);) {
-    const Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-    if (line.is_object()) fn(line);
-  }
-}
-
-// One point per epoch from the lines of metrics.jsonl.
-io::FoldCurves curves_of(const FoldSource& fold, const std::string& judge) {
-  io::FoldCurves curves;
-  curves.fold = fold.name;
-  for_metrics(fold, [&](const Json& line) {
-    if (line.contains("event")) return;
-    const auto epoch = number_of(line, "epoch"), loss = number_of(line, "loss"), lr = number_of(line, "lr");
-    if (!epoch) return;
-    if (loss) curves.train_loss.push_back({*epoch, *loss});
-    if (lr) curves.learning_rate.push_back({*epoch, *lr});
-    if (!line.contains("validation")) return;
-    const Json& validation = line["validation"];
-    if (const auto value = number_of(validation, "loss")) curves.validation_loss.push_back({*epoch, *value});
-    if (const auto value = number_of(validation, judge)) curves.validation_metric.push_back({*epoch, *value});
-  });
-  return curves;
-}
-
 // Slides that could be opened and then not be read, or not in full: metrics.jsonl names them.
 void add_unreadable(io::RunReport& report, const ReportSource& source) {
   std::set<std::string> listed;
   for (const FoldSource& fold : source.folds) {
-    for_metrics(fold, [&](const Json& line) {
+    for (const Json& line : metrics_lines(fold)) {
       const std::string event = line.value("event", "");
-      if (event != "unreadable" && event != "bad tiles") return;
+      if (event != "unreadable" && event != "bad tiles") continue;
       const std::string id = line.value("slide_id", "");
       if (listed.insert(id).second)
         report.slide_problems.push_back({id, line.value("path", ""), event == "unreadable", line.value("reason", "")});
-    });
+    }
   }
 }
 
@@ -221,16 +187,7 @@ void write_run_report(const FinetuneOptions& options, const ReportSource& source
     report.curves.push_back(curves_of(folds[i], judged[0].key));
   }
   add_held_out(report, options, source.cohort, judged);
-  for (const auto& [name, value] : source.settings.items()) {
-    if (!value.is_null() && !(value.is_string() && value.get<std::string>().empty()))
-      report.settings.push_back({name, text_of(value)});
-  }
-  for (const auto& [name, value] : source.about.items()) {
-    if (name != "arguments") report.versions.push_back({name, text_of(value)});
-  }
-  report.command_line = "pixel-mamba";
-  for (const Json& argument : source.about.value("arguments", Json::array()))
-    report.command_line += " " + text_of(argument);
+  add_run_entries(report, source.settings, source.about);
   io::write_report(options.out, report);
 }
 

@@ -5,15 +5,11 @@
 #include <vector>
 
 #include "apps/finetune.h"
+#include "apps/report_parts.h"
 #include "io/data/cohort.h"
 #include "io/report/run_report.h"
 
 namespace pm::app {
-
-// A fold as its folder tells: metrics.jsonl, summary.json.
-struct FoldSource {
-  std::string name, folder;
-};
 
 struct ReportSource {
   const io::Cohort& cohort;

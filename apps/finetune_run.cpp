@@ -205,15 +205,9 @@ void join_folds(const FinetuneOptions& options, const RunFolder& folder, const s
   }
 }
 
-int interrupted(const FinetuneOptions& options, int signal) {
-  fmt::print(stderr, "{}; the last finished step is saved. To go on: the same command with --resume\n",
-             signal != 0 ? "stopped by a signal" : fmt::format("stopped after {} steps", options.stop_after));
-  return signal != 0 ? 128 + signal : kDone;
-}
-
 }  // namespace
 
-int run_finetune(const FinetuneOptions& options, const FinetuneEnvironment& environment) {
+int run_finetune(const FinetuneOptions& options, const RunEnvironment& environment) {
   const io::Cohort cohort = read_training_cohort(options);
   const std::vector<io::Fold> folds = training_folds(options, cohort);
   if (const std::string left_out = skipped_rows(cohort.table); !left_out.empty())
@@ -236,7 +230,7 @@ int run_finetune(const FinetuneOptions& options, const FinetuneEnvironment& envi
     if (divided && fs::exists(summary_file(place.folder))) continue;
     FoldTrainer trainer(*ctx, {options, cohort, folds[i], place.folder, place.label, i, opened.unusable}, environment,
                         rule);
-    if (!trainer.run()) return interrupted(options, environment.stop_signal());
+    if (!trainer.run()) return interrupted(environment.stop_signal(), options.stop_after);
   }
   if (divided) join_folds(options, folder, folds, environment.files);
   std::vector<FoldSource> sources;

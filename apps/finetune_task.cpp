@@ -6,18 +6,9 @@
 #include "autograd/ops/cross_entropy.h"
 #include "autograd/ops/survival_nll.h"
 #include "engine/core/check.h"
-#include "engine/ops/backends.h"
 #include "engine/ops/loss/cross_entropy.h"
-#include "io/checkpoint/safetensors.h"
-#include "io/config/model_config.h"
 
 namespace pm::app {
-namespace {
-
-// --init names layers alone.
-bool starts_random(const std::string& init) { return is_model_name(init) || init.ends_with(".json"); }
-
-}  // namespace
 
 Task make_task(const FinetuneOptions& options, const io::Cohort& cohort, const std::vector<int64_t>& train) {
   Task task;
@@ -62,43 +53,6 @@ Variable loss_of(Context& ctx, const Task& task, const Variable& logits, const T
   }
   return cross_entropy(ctx, logits, ops::one_hot(ctx, {target.label}, task.outputs, logits.value().dtype()),
                        label_smoothing);
-}
-
-double host_value(const Tensor& tensor) {
-  return tensor.dtype() == DType::f64 ? tensor.to_host<double>()[0] : tensor.to_host<float>()[0];
-}
-
-ModelConfig initial_config(const std::string& init) {
-  if (is_model_name(init)) return named_config(init, 1);
-  return io::read_model_config(starts_random(init) ? init : init + "/config.json");
-}
-
-PixelMamba make_model(Context& ctx, const FinetuneOptions& options, const Task& task) {
-  const DType activation = activation_type(options.run, ctx.device());
-  ModelConfig config = initial_config(options.init);
-  const bool same_head = config.head == task.head && config.num_classes == task.outputs;
-  config.head = task.head;
-  config.num_classes = task.outputs;
-  PixelMamba model(ctx, config, activation, options.run.seed);
-  if (starts_random(options.init)) {
-    fmt::print(stderr, "start: {} with random weights from seed {}\n", options.init, options.run.seed);
-    return model;
-  }
-  Context host(make_backend(Device::cpu()));
-  auto weights = io::read_safetensors(host, options.init + "/model.safetensors");
-  if (!same_head) {  // a head for other outputs means nothing here, even where its shape agrees
-    weights.erase("head.weight");
-    weights.erase("head.bias");
-  }
-  const std::vector<std::string> taken = model.load_matching(ctx, weights);
-  for (const std::string& name : taken) weights.erase(name);
-  std::string unused;
-  for (const auto& [name, tensor] : weights)
-    unused += (unused.empty() ? "; of other shape or unknown, left out: " : ", ") + name;
-  PM_CHECK(!taken.empty(), ConfigError, "{}: none of its weights fits its own config.json", options.init);
-  fmt::print(stderr, "start: {}: {} of {} tensors taken, {}{}\n", options.init, taken.size(), model.parameters().size(),
-             same_head ? "its head kept" : "a new head", unused);
-  return model;
 }
 
 }  // namespace pm::app

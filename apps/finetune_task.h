@@ -35,13 +35,4 @@ std::string describe(const Task& task, const std::vector<int64_t>& members);
 // Logits (1, outputs) -> the loss of one slide (1).
 Variable loss_of(Context& ctx, const Task& task, const Variable& logits, const Target& target, double label_smoothing);
 
-// The only element of a tensor. Waits for the device.
-double host_value(const Tensor& tensor);
-
-// The layers that --init names: a model folder, a config.json, or a published name. Throws IoError, ConfigError.
-ModelConfig initial_config(const std::string& init);
-// The network to start from: the layers of options.init and every weight that fits, with the task's head. Says on stderr what
-// it took.
-PixelMamba make_model(Context& ctx, const FinetuneOptions& options, const Task& task);
-
 }  // namespace pm::app

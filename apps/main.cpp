@@ -119,6 +119,7 @@ int run(int argc, char** argv) {
   pm::app::Command command;
   command.arguments = {argv + 1, argv + argc};
   pm::app::add_infer(app, command);
+  pm::app::add_pretrain(app, command);
   pm::app::add_finetune(app, command);
   pm::app::add_evaluate(app, command);
   pm::app::add_verify(app, command);
@@ -161,7 +162,8 @@ int main(int argc, char** argv) {
     return fail(ExitCode::kUsage, error);
   } catch (const pm::OutOfMemoryError& error) {
     return fail(ExitCode::kOutOfResources, error,
-                "to make it fit: a coarser --mpp, --precision bf16 on the GPU, or a device with more memory");
+                "to make it fit: a coarser --mpp (images: a smaller --batch or --image-size), --precision bf16 on the GPU, or a "
+                "device with more memory");
   } catch (const pm::StorageError& error) {
     return fail(ExitCode::kOutOfResources, error,
                 "what was saved before is unharmed; free some space, or write to another disk");

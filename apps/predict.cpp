@@ -8,13 +8,6 @@
 namespace pm::app {
 namespace {
 
-std::vector<double> host_values(const Variable& variable) {
-  if (!variable.defined()) return {};
-  if (variable.value().dtype() == DType::f64) return variable.value().to_host<double>();
-  const std::vector<float> values = variable.value().to_host<float>();
-  return {values.begin(), values.end()};
-}
-
 std::vector<double> softmax(const std::vector<double>& logits) {
   const double top = *std::max_element(logits.begin(), logits.end());
   std::vector<double> result;
@@ -25,6 +18,13 @@ std::vector<double> softmax(const std::vector<double>& logits) {
 }
 
 }  // namespace
+
+std::vector<double> host_values(const Variable& variable) {
+  if (!variable.defined()) return {};
+  if (variable.value().dtype() == DType::f64) return variable.value().to_host<double>();
+  const std::vector<float> values = variable.value().to_host<float>();
+  return {values.begin(), values.end()};
+}
 
 io::SlideImage read_slide_row(const io::SlideRow& row, const ReadOptions& options) {
   io::SlideOptions slide;

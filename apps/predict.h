@@ -19,6 +19,9 @@ io::SlideImage read_slide_row(const io::SlideRow& row, const ReadOptions& option
 // u8 (1, height, width, 3) on the context's device.
 Tensor image_tensor(Context& ctx, const io::Image& image);
 
+// All elements on the host; none of an undefined Variable. Waits for the device.
+std::vector<double> host_values(const Variable& variable);
+
 struct Prediction {
   std::vector<double> logits;
   std::vector<double> probabilities;  // classification: softmax; survival: hazard per time bin

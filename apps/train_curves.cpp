@@ -44,7 +44,7 @@ void TrainCurves::add_epoch(const TrainState& state, const Json& line) {
   }
   const Json validation = line.value("validation", Json::object());
   for (const auto& [name, value] : validation.items()) {
-    if (value.is_number() && name != "cases" && name != "slides" && name != "events")
+    if (value.is_number() && name != "cases" && name != "slides" && name != "events" && name != "images")
       add("validation/" + name, state.step, value.get<double>());
   }
   flush();

@@ -5,7 +5,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
-#include "apps/finetune_state.h"
+#include "apps/train_state.h"
 #include "io/report/event_file.h"
 
 namespace pm::app {

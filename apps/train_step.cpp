@@ -30,10 +30,16 @@ Tensor apply_gradients(Context& ctx, PixelMamba& model, AdamW& optimiser, const 
   return optimiser.step(ctx, {options.grad_scale, options.clip});
 }
 
-void classification_step(Context& ctx, PixelMamba& model, AdamW& optimiser, const Variable& image,
-                         const Tensor& targets) {
-  backward(ctx, cross_entropy(ctx, model.forward(ctx, image).logits, targets, 0.1));
-  apply_gradients(ctx, model, optimiser, {std::nullopt, 1.0, 1.0});
+StepResult classification_step(Context& ctx, PixelMamba& model, AdamW& optimiser, const Variable& image,
+                               const Tensor& targets, const ClassificationStep& options) {
+  const Variable logits = model.forward(ctx, image, options.forward).logits;
+  const Variable loss = cross_entropy(ctx, logits, targets, options.label_smoothing);
+  backward(ctx, loss);
+  return {loss.value(), apply_gradients(ctx, model, optimiser, {std::nullopt, 1.0, options.clip})};
+}
+
+double host_value(const Tensor& tensor) {
+  return tensor.dtype() == DType::f64 ? tensor.to_host<double>()[0] : tensor.to_host<float>()[0];
 }
 
 }  // namespace pm::app

@@ -1,4 +1,4 @@
-// The optimiser step that `finetune` takes and `bench` measures, and the whole step that `bench` measures.
+// The optimiser step that trainings take, and the whole step on a batch of images that `pretrain` takes and `bench` measures.
 #pragma once
 #include <optional>
 
@@ -21,8 +21,22 @@ struct StepOptions {
 // here waits for the device.
 Tensor apply_gradients(Context& ctx, PixelMamba& model, AdamW& optimiser, const StepOptions& options);
 
-// Forward, backward, clipping and AdamW at the rate that the optimiser was last told. targets: (batch, num_classes)
-void classification_step(Context& ctx, PixelMamba& model, AdamW& optimiser, const Variable& image,
-                         const Tensor& targets);
+struct ClassificationStep {
+  double label_smoothing = 0.1;
+  double clip = 1.0;  // largest gradient norm; 0: no clipping
+  ForwardOptions forward;
+};
+
+struct StepResult {
+  Tensor loss, grad_norm;  // (1) each, on the device; the norm is that before clipping
+};
+
+// Forward, backward, clipping and AdamW at the rate that the optimiser was last told. targets: (batch, num_classes). Never waits
+// for the device, and can be captured when options.forward draws nothing.
+StepResult classification_step(Context& ctx, PixelMamba& model, AdamW& optimiser, const Variable& image,
+                               const Tensor& targets, const ClassificationStep& options = {});
+
+// The only element of a tensor. Waits for the device.
+double host_value(const Tensor& tensor);
 
 }  // namespace pm::app

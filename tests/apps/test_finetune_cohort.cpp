@@ -181,6 +181,25 @@ TEST_CASE("survival times cannot be balanced, which a run says before it writes 
   }
 }
 
+TEST_CASE("how far classes are balanced is asked for by number, or by the option alone", "[cpu]") {
+  const Folder folder(4);
+  write_text(folder.path("table.csv"), "path,label\nstripes0.png,0\nstripes1.png,1\nstripes2.png,0\nstripes3.png,0\n");
+  write_text(folder.path("settings.json"), "{\"balance\": 0.25}");
+  for (const auto& [arguments, strength] : {std::pair<std::string, double>{"", 0.0},
+                                            {"--balance", 1.0},
+                                            {"--balance=0.75", 0.75},
+                                            {"--config " + folder.path("settings.json"), 0.25}}) {
+    CAPTURE(arguments);
+    fs::remove_all(folder.path("run"));
+    const Outcome outcome = folder.finetune(arguments + " --stop-after 1 --out " + folder.path("run"));
+    CAPTURE(outcome.err);
+    REQUIRE(outcome.code == 0);
+    CHECK(Json::parse(read_text(folder.path("run/config.json")))["training"]["balance"] == strength);
+  }
+  CHECK(folder.finetune("--balance=1.5 --check").code == 2);
+  CHECK(folder.finetune("--balance=half --check").code == 2);
+}
+
 TEST_CASE("a run in which no slide can be read, or too little memory to read one, is no success", "[cpu]") {
   const Folder folder(4);
   write_text(folder.path("table.csv"), "path,label\nstripes0.png,0\nstripes1.png,1\nstripes2.png,0\nstripes3.png,1\n");

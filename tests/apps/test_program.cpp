@@ -40,7 +40,7 @@ TEST_CASE("wrong command lines end with exit code 2 and the nearest valid option
   const Outcome verb = run_program("infre x.png");
   CHECK(verb.code == 2);
   CHECK(contains(verb.err, "did you mean infer"));
-  CHECK(contains(run_program("train slides.csv").err, "the verbs are: infer finetune"));
+  CHECK(contains(run_program("train slides.csv").err, "the verbs are: infer pretrain finetune"));
   const Outcome far = run_program("infer x.png --quiet");
   CHECK(far.code == 2);
   CHECK(contains(far.err, "the options of infer are:"));

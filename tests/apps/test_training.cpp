@@ -20,6 +20,7 @@
 #include "engine/ops/elementwise/scaled_add.h"
 #include "engine/ops/loss/cross_entropy.h"
 #include "io/checkpoint/model_folder.h"
+#include "tests/apps/run_checks.h"
 #include "tests/apps/run_program.h"
 #include "tests/apps/small_runs.h"
 #include "tests/io/failing_files.h"
@@ -30,34 +31,6 @@ namespace pm::test {
 namespace {
 
 namespace fs = std::filesystem;
-
-// What the runs print belongs to no test report.
-class Quiet {
- public:
-  Quiet() : out_(::dup(STDOUT_FILENO)), err_(::dup(STDERR_FILENO)) {
-    const int nowhere = ::open("/dev/null", O_WRONLY);
-    flush();
-    ::dup2(nowhere, STDOUT_FILENO);
-    ::dup2(nowhere, STDERR_FILENO);
-    ::close(nowhere);
-  }
-  ~Quiet() {
-    flush();
-    ::dup2(out_, STDOUT_FILENO);
-    ::dup2(err_, STDERR_FILENO);
-    ::close(out_);
-    ::close(err_);
-  }
-  Quiet(const Quiet&) = delete;
-  Quiet& operator=(const Quiet&) = delete;
-
- private:
-  static void flush() {
-    std::fflush(stdout);
-    std::fflush(stderr);
-  }
-  int out_, err_;
-};
 
 // A table of striped pictures with classes, and a small model to start from.
 class Cohort {
@@ -104,37 +77,6 @@ int finetune(const app::FinetuneOptions& options, io::FileOps& files, int signal
 int finetune(const app::FinetuneOptions& options, int signal = 0) {
   FailingFiles files;
   return finetune(options, files, signal);
-}
-
-// metrics.jsonl without what depends on the clock and on the allocator.
-std::string metrics_of(const std::string& file) {
-  std::string text;
-  for (Json line : json_lines(read_text(file))) {
-    line.erase("seconds");
-    line.erase("peak_gb");
-    text += line.dump() + "\n";
-  }
-  return text;
-}
-
-// Everything that a run leaves must be the same: models, optimiser, averages, predictions, metrics.
-void check_same_run(const std::string& run, const std::string& reference) {
-  int64_t files = 0;
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(reference)) {
-    const std::string name = fs::relative(entry.path(), reference).string();
-    if (!entry.is_regular_file() || name.ends_with("config.json") || name.ends_with("state.json") || name == ".lock" ||
-        name == "report.html" ||                // these name the folder and the arguments
-        contains(name, "events.out.tfevents"))  // each start has its own
-      continue;
-    CAPTURE(name);
-    if (name.ends_with("metrics.jsonl")) {
-      CHECK(metrics_of(run + "/" + name) == metrics_of(entry.path().string()));
-    } else {
-      CHECK(read_text(run + "/" + name) == read_text(entry.path().string()));
-    }
-    ++files;
-  }
-  CHECK(files >= 4);
 }
 
 int64_t steps_of(const std::string& run) {

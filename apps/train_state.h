@@ -1,4 +1,5 @@
-// What a fine-tune knows besides tensors, and the checkpoint that holds both.
+// What a training knows besides tensors, and the checkpoint that holds both. A step of `finetune` is a slide, one of `pretrain` a
+// batch of images.
 #pragma once
 #include <map>
 #include <nlohmann/json_fwd.hpp>
@@ -14,12 +15,12 @@ namespace pm::app {
 
 struct TrainState {
   int64_t epoch = 0;        // the one that goes on
-  int64_t position = 0;     // slides of it that lie behind; all of them: its end has to be reported
-  int64_t step = 0;         // slides that lie behind since the first epoch: the N of step-N
+  int64_t position = 0;     // steps of it that lie behind; all of them: its end has to be reported
+  int64_t step = 0;         // steps that lie behind since the first epoch: the N of step-N
   int64_t update = 0;       // updates of the weights that lie behind: where the learning rate stands
   int64_t accumulated = 0;  // slides whose gradients wait for the next update
   // Of the update that goes on, or of the last one while none does.
-  double update_loss = 0.0;  // sum over its slides
+  double update_loss = 0.0;  // sum over its steps
   int64_t update_slides = 0;
   // Over the epoch that goes on.
   double loss_sum = 0.0, seconds = 0.0, lr = 0.0, grad_norm = 0.0;
@@ -30,6 +31,16 @@ struct TrainState {
   std::optional<double> best_loss;  // lowest mean loss on the validation set
   int64_t metrics_bytes = 0;        // of metrics.jsonl
   RngState rng;
+};
+
+// Of the data that a training learns from: a checkpoint fits the same alone. FNV-1a, 64 bits.
+class Fingerprint {
+ public:
+  void add(const std::string& text);
+  std::string text() const;
+
+ private:
+  uint64_t hash_ = 0xcbf29ce484222325u;
 };
 
 // The parts that make a training continue bit for bit.

@@ -1,4 +1,4 @@
-#include "apps/finetune_state.h"
+#include "apps/train_state.h"
 
 #include <nlohmann/json.hpp>
 
@@ -96,6 +96,13 @@ const Tensor& find(const std::map<std::string, Tensor>& tensors, const std::stri
 }
 
 }  // namespace
+
+void Fingerprint::add(const std::string& text) {
+  for (const char c : text) hash_ = (hash_ ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  hash_ = (hash_ ^ 0xffu) * 0x100000001b3u;
+}
+
+std::string Fingerprint::text() const { return fmt::format("{:016x}", hash_); }
 
 void write_checkpoint(Context& ctx, const std::string& folder, const Trainable& parts, const TrainState& state,
                       const std::string& fingerprint, io::FileOps& files) {
