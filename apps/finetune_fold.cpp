@@ -35,12 +35,6 @@ std::vector<int64_t> without(const std::vector<int64_t>& members, const std::set
   return kept;
 }
 
-std::vector<NamedTensor> values_of(const PixelMamba& model) {
-  std::vector<NamedTensor> values;
-  for (const Parameter& parameter : model.parameters()) values.push_back({parameter.name, parameter.value.value()});
-  return values;
-}
-
 io::LoaderOptions loader_options(const FinetuneOptions& options, const ModelConfig& config) {
   io::LoaderOptions load = options.load;
   load.region_size = config.region_size;
@@ -117,19 +111,11 @@ std::string FoldTrainer::fingerprint() const {
 }
 
 void FoldTrainer::restore() {
-  std::vector<int64_t> steps = store_.steps();
-  Trainable parts{model_, optimiser_, average_.get()};
-  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
-    try {
-      state_ = read_checkpoint(ctx_, store_.path(*step), parts, fingerprint());
-      fmt::print(stderr, "resumes at step {} (epoch {}, {} of {} slides)\n", state_.step,
-                 std::min(state_.epoch + 1, options_.epochs), state_.position, train_.size());
-      return;
-    } catch (const IoError& error) {
-      fmt::print(stderr, "warning: a checkpoint cannot be read, the one before it is taken: {}\n", error.what());
-      store_.discard(*step);
-    }
-  }
+  const auto newest = restore_newest(ctx_, store_, {model_, optimiser_, average_.get()}, fingerprint());
+  if (!newest) return;
+  state_ = *newest;
+  fmt::print(stderr, "resumes at step {} (epoch {}, {} of {} slides)\n", state_.step,
+             std::min(state_.epoch + 1, options_.epochs), state_.position, train_.size());
 }
 
 void FoldTrainer::save() {

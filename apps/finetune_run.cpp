@@ -33,16 +33,6 @@ OpenedSlides open_usable_slides(Context& ctx, const FinetuneOptions& options, co
   return opened;
 }
 
-Json about_run(const FinetuneOptions& options, Context& ctx) {
-  return {{"program", "pixel-mamba"},
-          {"version", PM_VERSION},
-          {"command", "finetune"},
-          {"arguments", options.arguments},
-          {"seed", options.run.seed},
-          {"device", ctx.device().str()},
-          {"device_name", ctx.backend().description()}};
-}
-
 // What decides the result; a resumed run must share it.
 Json training_settings(const FinetuneOptions& o) {
   const io::LoaderOptions& load = o.load;
@@ -215,8 +205,8 @@ int run_finetune(const FinetuneOptions& options, const RunEnvironment& environme
   if (const std::string unknown = unknown_ids(folds); !unknown.empty()) fmt::print(stderr, "note: {}\n", unknown);
   const auto ctx = make_context(options.run);
   const OpenedSlides opened = open_usable_slides(*ctx, options, cohort);
-  const RunFolder folder(options.out, about_run(options, *ctx), training_settings(options), options.resume,
-                         environment.files);
+  const Json about = about_run("finetune", options.arguments, options.run, *ctx);
+  const RunFolder folder(options.out, about, training_settings(options), options.resume, environment.files);
   const bool divided = has_folds(folds);
   for (size_t i = 0; divided && i < folds.size(); ++i) {
     const FoldPlace place = place_of(folder, folds, i);
@@ -238,7 +228,7 @@ int run_finetune(const FinetuneOptions& options, const RunEnvironment& environme
     sources.push_back({folds[i].name, place_of(folder, folds, i).folder});
   }
   write_run_report(options, {cohort, audit_for_report(options, cohort, folds), sources, training_settings(options),
-                             about_run(options, *ctx), opened.problems});
+                             about, opened.problems});
   fmt::print(stderr, "done in {}; wrote {}: {}checkpoints, {} and config.json\n", duration(now_seconds() - start),
              options.out,
              divided ? "per fold model, metrics.jsonl, predictions.csv and "

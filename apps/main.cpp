@@ -20,6 +20,7 @@ Examples
   pixel-mamba infer slide.svs --model 6m --out result        prediction and embedding of one slide
   pixel-mamba finetune slides.csv --out run                  fine-tune on a table of slides
   pixel-mamba finetune slides.csv --folds 5 --out cv         five-fold cross validation; --resume goes on after a stop
+  pixel-mamba pretrain images --init 6m --out images-run     a classifier on images, to fine-tune from
   pixel-mamba synth cohort                                   a small made-up cohort to try training with
   pixel-mamba infer new.svs --model run/model --json         predict with the model just trained
   pixel-mamba evaluate predictions.csv --task survival       c-index, Kaplan-Meier, log-rank of predictions
@@ -162,7 +163,8 @@ int main(int argc, char** argv) {
     return fail(ExitCode::kUsage, error);
   } catch (const pm::OutOfMemoryError& error) {
     return fail(ExitCode::kOutOfResources, error,
-                "to make it fit: a coarser --mpp (images: a smaller --batch or --image-size), --precision bf16 on the GPU, or a "
+                "to make it fit: a coarser --mpp (images: a smaller --batch or --image-size), --precision bf16 on the "
+                "GPU, or a "
                 "device with more memory");
   } catch (const pm::StorageError& error) {
     return fail(ExitCode::kOutOfResources, error,

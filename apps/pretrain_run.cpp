@@ -69,16 +69,6 @@ Json training_settings(const PretrainOptions& o) {
   return json;
 }
 
-Json about_run(const PretrainOptions& options, Context& ctx) {
-  return {{"program", "pixel-mamba"},
-          {"version", PM_VERSION},
-          {"command", "pretrain"},
-          {"arguments", options.arguments},
-          {"seed", options.run.seed},
-          {"device", ctx.device().str()},
-          {"device_name", ctx.backend().description()}};
-}
-
 io::ImageLoaderOptions loader_options(const PretrainOptions& o) {
   io::ImageLoaderOptions load;
   load.batch = o.batch;
@@ -93,12 +83,6 @@ std::vector<int64_t> all_of(const std::vector<io::LabelledImage>& images) {
   std::vector<int64_t> members(images.size());
   std::iota(members.begin(), members.end(), int64_t{0});
   return members;
-}
-
-std::vector<NamedTensor> values_of(const PixelMamba& model) {
-  std::vector<NamedTensor> values;
-  for (const Parameter& parameter : model.parameters()) values.push_back({parameter.name, parameter.value.value()});
-  return values;
 }
 
 std::string fingerprint_of(const io::ImageFolder& folder) {
@@ -195,20 +179,11 @@ Pretraining::Pretraining(Context& ctx, const PretrainOptions& options, const io:
 }
 
 void Pretraining::restore() {
-  std::vector<int64_t> steps = store_.steps();
-  Trainable parts{model_, optimiser_, average_.get()};
-  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
-    try {
-      state_ = read_checkpoint(ctx_, store_.path(*step), parts, fingerprint_);
-      ctx_.rng().set_state(state_.rng);
-      fmt::print(stderr, "resumes at step {} (epoch {}, {} of {} steps)\n", state_.step,
-                 std::min(state_.epoch + 1, options_.epochs), state_.position, steps_);
-      return;
-    } catch (const IoError& error) {
-      fmt::print(stderr, "warning: a checkpoint cannot be read, the one before it is taken: {}\n", error.what());
-      store_.discard(*step);
-    }
-  }
+  const auto newest = restore_newest(ctx_, store_, {model_, optimiser_, average_.get()}, fingerprint_);
+  if (!newest) return;
+  state_ = *newest;
+  fmt::print(stderr, "resumes at step {} (epoch {}, {} of {} steps)\n", state_.step,
+             std::min(state_.epoch + 1, options_.epochs), state_.position, steps_);
 }
 
 void Pretraining::save() {
@@ -420,7 +395,7 @@ int run_pretrain(const PretrainOptions& options, const RunEnvironment& environme
            warmup_epochs(options), options.epochs);
   const auto ctx = make_context(options.run);
   require_batch_memory(*ctx, options, static_cast<int64_t>(images.classes.size()));
-  const Json settings = training_settings(options), about = about_run(options, *ctx);
+  const Json settings = training_settings(options), about = about_run("pretrain", options.arguments, options.run, *ctx);
   const RunFolder folder(options.out, about, settings, options.resume, environment.files);
   const double start = now_seconds();
   StopRule rule(environment, options.stop_after);

@@ -54,6 +54,17 @@ std::string option_of(std::string key) {
 
 }  // namespace
 
+Json about_run(const std::string& command, const std::vector<std::string>& arguments, const RunOptions& run,
+               Context& ctx) {
+  return {{"program", "pixel-mamba"},
+          {"version", PM_VERSION},
+          {"command", command},
+          {"arguments", arguments},
+          {"seed", run.seed},
+          {"device", ctx.device().str()},
+          {"device_name", ctx.backend().description()}};
+}
+
 RunFolder::RunFolder(std::string path, const Json& about, const Json& training, bool resume, io::FileOps& files)
     : path_(std::move(path)) {
   const bool begun = holds_work(path_);

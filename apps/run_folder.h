@@ -2,10 +2,16 @@
 #pragma once
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
+#include "apps/common.h"
 #include "io/data/file_ops.h"
 
 namespace pm::app {
+
+// What config.json says of a run besides its settings: program, version, command and arguments, seed, device.
+nlohmann::ordered_json about_run(const std::string& command, const std::vector<std::string>& arguments,
+                                 const RunOptions& run, Context& ctx);
 
 class RunFolder {
  public:

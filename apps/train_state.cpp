@@ -1,5 +1,6 @@
 #include "apps/train_state.h"
 
+#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "engine/core/check.h"
@@ -159,6 +160,20 @@ TrainState read_checkpoint(Context& ctx, const std::string& folder, Trainable& p
   ctx.rng().set_state(state.rng);
   ctx.synchronize();
   return state;
+}
+
+std::optional<TrainState> restore_newest(Context& ctx, io::CheckpointStore& store, Trainable parts,
+                                         const std::string& fingerprint) {
+  std::vector<int64_t> steps = store.steps();
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    try {
+      return read_checkpoint(ctx, store.path(*step), parts, fingerprint);
+    } catch (const IoError& error) {
+      fmt::print(stderr, "warning: a checkpoint cannot be read, the one before it is taken: {}\n", error.what());
+      store.discard(*step);
+    }
+  }
+  return std::nullopt;
 }
 
 TrainState read_state(const std::string& folder) { return from_json(read_json(folder), folder); }

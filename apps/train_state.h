@@ -8,6 +8,7 @@
 
 #include "engine/optim/adamw.h"
 #include "engine/optim/ema.h"
+#include "io/checkpoint/checkpoint_store.h"
 #include "io/data/file_ops.h"
 #include "layers/model/pixel_mamba.h"
 
@@ -59,6 +60,10 @@ void write_checkpoint(Context& ctx, const std::string& folder, const Trainable& 
 // Puts everything back. Nothing is changed unless all of it can be read and fits. Throws IoError; ConfigError when the
 // checkpoint is whole but belongs to other data or another model.
 TrainState read_checkpoint(Context& ctx, const std::string& folder, Trainable& parts, const std::string& fingerprint);
+// From the newest checkpoint of the store that can be read; damaged ones are named on stderr and discarded. Nothing where there is
+// none. Throws ConfigError as read_checkpoint does.
+std::optional<TrainState> restore_newest(Context& ctx, io::CheckpointStore& store, Trainable parts,
+                                         const std::string& fingerprint);
 // The state alone. Throws IoError.
 TrainState read_state(const std::string& folder);
 

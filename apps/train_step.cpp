@@ -16,6 +16,12 @@ AdamW make_adamw(Context& ctx, const PixelMamba& model, double weight_decay) {
   return AdamW(ctx, {decayed, plain});
 }
 
+std::vector<NamedTensor> values_of(const PixelMamba& model) {
+  std::vector<NamedTensor> values;
+  for (const Parameter& parameter : model.parameters()) values.push_back({parameter.name, parameter.value.value()});
+  return values;
+}
+
 Tensor apply_gradients(Context& ctx, PixelMamba& model, AdamW& optimiser, const StepOptions& options) {
   auto slot = optimiser.parameters().begin();
   for (const bool decayed : {true, false}) {  // the order of make_adamw's groups

@@ -1,6 +1,7 @@
 // The optimiser step that trainings take, and the whole step on a batch of images that `pretrain` takes and `bench` measures.
 #pragma once
 #include <optional>
+#include <vector>
 
 #include "engine/optim/adamw.h"
 #include "layers/model/pixel_mamba.h"
@@ -9,6 +10,9 @@ namespace pm::app {
 
 // AdamW over the model's parameters in two groups: matrices with weight decay, everything else without.
 AdamW make_adamw(Context& ctx, const PixelMamba& model, double weight_decay);
+
+// The parameters by name, sharing their memory: what a weight average follows.
+std::vector<NamedTensor> values_of(const PixelMamba& model);
 
 struct StepOptions {
   std::optional<double> lr =
