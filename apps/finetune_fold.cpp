@@ -4,17 +4,16 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "apps/guarded_gradients.h"
 #include "apps/memory_check.h"
+#include "apps/report_parts.h"
 #include "apps/start_model.h"
 #include "engine/core/check.h"
 #include "engine/optim/schedule.h"
 #include "io/checkpoint/model_folder.h"
 #include "io/checkpoint/preprocessing.h"
 #include "io/data/atomic_file.h"
-#include "io/data/file.h"
 
 namespace pm::app {
 namespace fs = std::filesystem;
@@ -41,18 +40,6 @@ io::LoaderOptions loader_options(const FinetuneOptions& options, const ModelConf
   load.raster = config.scan == ScanOrder::raster;
   load.seed = options.run.seed;
   return load;
-}
-
-// Slides whose trouble is in metrics.jsonl already.
-std::set<std::string> reported_before(const std::string& file) {
-  std::set<std::string> slides;
-  std::istringstream lines(io::read_file(file));
-  for (std::string text; std::getline(lines, text);) {
-    const Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-    const std::string event = line.is_object() ? line.value("event", "") : "";
-    if (event == "unreadable" || event == "bad tiles") slides.insert(line.value("slide_id", ""));
-  }
-  return slides;
 }
 
 }  // namespace
@@ -90,7 +77,10 @@ FoldTrainer::FoldTrainer(Context& ctx, const FoldSettings& settings, const RunEn
            options_.warmup, options_.epochs * updates_per_epoch_, options_.epochs, train_.size(), options_.accumulate);
   metrics_ =
       std::make_unique<io::LineLog>(settings_.folder + "/metrics.jsonl", state_.metrics_bytes, environment_.files);
-  reported_ = reported_before(settings_.folder + "/metrics.jsonl");
+  for (const Json& line : metrics_lines({"", settings_.folder})) {
+    const std::string event = line.value("event", "");
+    if (event == "unreadable" || event == "bad tiles") reported_.insert(line.value("slide_id", ""));
+  }
   loader_ = std::make_unique<io::SlideLoader>(settings_.cohort.slides(), loader_options(options_, model_.config()));
   progress_ =
       std::make_unique<Progress>("step", options_.epochs * static_cast<int64_t>(train_.size()), state_.step, " slides");

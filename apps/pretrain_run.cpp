@@ -171,6 +171,9 @@ Pretraining::Pretraining(Context& ctx, const PretrainOptions& options, const io:
   step_ = std::make_unique<BatchStep>(ctx_, model_, optimiser_, options_.batch, options_.size, step,
                                       options_.graph && options_.drop_path == 0.0);
   metrics_ = std::make_unique<io::LineLog>(folder_ + "/metrics.jsonl", state_.metrics_bytes, environment_.files);
+  for (const Json& line : metrics_lines({"", folder_})) {
+    if (line.value("event", "") == "unreadable") bad_.insert(line.value("path", ""));
+  }
   loader_ = std::make_unique<io::ImageLoader>(images_.train, loader_options(options_));
   val_loader_ = std::make_unique<io::ImageLoader>(images_.val, loader_options(options_));
   progress_ = std::make_unique<Progress>("step", options_.epochs * steps_, state_.step);

@@ -130,11 +130,11 @@ void write_checkpoint(Context& ctx, const std::string& folder, const Trainable& 
 TrainState read_checkpoint(Context& ctx, const std::string& folder, Trainable& parts, const std::string& fingerprint) {
   const Json json = read_json(folder);
   TrainState state = from_json(json, folder);
-  PM_CHECK(json.value("fingerprint", "") == fingerprint, ConfigError,
-           "{}: was trained on other slides or labels: the table, the splits or the slides that can be opened have "
-           "changed since; undo that, or start anew in "
-           "another folder",
-           folder);
+  PM_CHECK(
+      json.value("fingerprint", "") == fingerprint, ConfigError,
+      "{}: was trained on other slides, images or labels: what can be read of them has changed since; undo that, or "
+      "start anew in another folder",
+      folder);
   Context host(make_backend(Device::cpu()));
   const auto tensors = io::read_safetensors(host, folder + "/training.safetensors");
 

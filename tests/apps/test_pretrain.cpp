@@ -142,6 +142,9 @@ TEST_CASE("pretraining learns classes of images, and the other verbs take what i
 
 TEST_CASE("a pretraining that is stopped and resumed ends like one that was not", "[cpu]") {
   const Images images;
+  std::ofstream(images.image("train", 2), std::ios::trunc)
+      << "no picture";  // is named once, however often a run begins
+  fs::resize_file(images.image("val", 3), 40);
   check_resumes_everywhere(images, options_for(images, "whole"));
   // Two steps at a time, with checkpoints between, and once more when all is done.
   app::PretrainOptions options = options_for(images, "often");
