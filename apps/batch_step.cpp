@@ -8,13 +8,6 @@
 namespace pm::app {
 namespace {
 
-Tensor image_batch(Context& ctx, const io::ImageBatch& images) {
-  const auto batch = static_cast<int64_t>(images.labels.size());
-  const auto side = static_cast<int64_t>(
-      std::lround(std::sqrt(static_cast<double>(images.rgb.size()) / static_cast<double>(3 * batch))));
-  return Tensor::from_host(ctx, {batch, side, side, 3}, images.rgb);
-}
-
 // Of one row: cross entropy, and how many classes score higher than the label (of equal scores the lower class comes first).
 std::pair<double, int64_t> judge(const double* scores, int64_t classes, int64_t label) {
   const double top = *std::max_element(scores, scores + classes);
@@ -81,7 +74,9 @@ BatchScore& BatchScore::operator+=(const BatchScore& other) {
 
 BatchScore score_batch(Context& ctx, const PixelMamba& model, const io::ImageBatch& images) {
   const NoGrad no_grad(ctx);
-  const std::vector<double> scores = host_values(model.forward(ctx, Variable(image_batch(ctx, images))).logits);
+  const Shape shape = {static_cast<int64_t>(images.labels.size()), images.size, images.size, 3};
+  const Variable pixels(Tensor::from_host(ctx, shape, images.rgb));
+  const std::vector<double> scores = host_values(model.forward(ctx, pixels).logits);
   const int64_t classes = model.config().num_classes;
   BatchScore score;
   for (int64_t i = 0; i < images.images; ++i) {

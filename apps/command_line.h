@@ -10,6 +10,10 @@ namespace pm::app {
 
 void add_run_options(CLI::App& command, RunOptions& options);
 
+struct TrainingOptions;
+// `steps`: what a step is called, "slides" or "steps". With the run options.
+void add_training_options(CLI::App& verb, TrainingOptions& options, const std::string& steps);
+
 // For options that take a finite number above 0. (CLI11's own check answers with all 309 digits of the largest double.)
 CLI::Validator positive_number();
 // For unsigned numbers: CLI11 takes -1 for the largest.

@@ -40,22 +40,14 @@ void add_finetune(CLI::App& app, Command& command) {
           "CSV with columns path and label (0, 1, ..) or survival_months and censorship (1 = censored); slide_id, "
           "case_id and mpp where known")
       ->required();
-  verb->add_option("--out", options->out, "run folder to write")->type_name("DIR");
   verb->add_flag(
       "--check", options->check,
       "a dry run: reads table and splits, opens every slide, prints what each fold would learn from, and whether a "
       "run would start; writes nothing");
-  verb->add_option("--init", options->init,
-                   "model folder to start from; a config.json, or 6m / 21m / nano, for random weights")
-      ->capture_default_str()
-      ->type_name("MODEL");
   verb->add_option("--task", options->task, "classification or survival; auto: by the table's columns")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "classification", "survival"}));
   verb->add_option("--classes", options->classes, "number of classes; 0: the largest label + 1")->capture_default_str();
-  verb->add_option("--epochs", options->epochs, "passes over the table")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
   verb->add_option("--splits", options->splits,
                    "cross validation: folder of splits_0.csv, .. (columns train, val, test: case or slide ids), one "
                    "such file, or "
@@ -74,23 +66,6 @@ void add_finetune(CLI::App& app, Command& command) {
   verb->add_option("--warmup", options->warmup, "updates over which the rate rises from 0 first")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
-  verb->add_option("--weight-decay", options->weight_decay, "of matrices")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  verb->add_option("--clip", options->clip, "largest gradient norm; 0: no clipping")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  verb->add_option("--drop-path", options->drop_path,
-                   "stochastic depth: probability of leaving out the last layer's block")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0, 0.9));
-  verb->add_option("--ema", options->ema,
-                   "decay of a moving average of the weights, which predicts then (0.999); 0: none")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0, 0.999999));
-  verb->add_option("--label-smoothing", options->label_smoothing, "classes: share of the target spread evenly")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0, 0.999));
   verb->add_option("--mpp", options->load.mpp, "micrometres per pixel the network sees (4 is about 2.5x)")
       ->capture_default_str()
       ->check(CLI::PositiveNumber)
@@ -149,22 +124,7 @@ void add_finetune(CLI::App& app, Command& command) {
       ->type_name("BYTES");
   verb->add_option("--cache", options->load.cache, "folder that keeps slides at the resolution of --mpp")
       ->type_name("DIR");
-  verb->add_option("--validate-every", options->validate_every, "epochs between validations; 0: none")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  verb->add_flag("--resume", options->resume, "go on where the run in --out was interrupted, bit for bit");
-  verb->add_option("--checkpoint-every", options->checkpoint_every,
-                   "slides between checkpoints; 0: at the end of each epoch (which always has one)")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  verb->add_option("--keep", options->keep, "checkpoints kept, besides the best one")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  verb->add_option("--stop-after", options->stop_after,
-                   "stop with a checkpoint after so many slides, for queues with a time limit")
-      ->check(CLI::PositiveNumber)
-      ->type_name("SLIDES");
-  add_run_options(*verb, options->run);
+  add_training_options(*verb, *options, "slides");
   verb->callback([options, balance, &command] {
     if (!balance->empty()) options->balance = std::stod(*balance);
     options->arguments = command.arguments;

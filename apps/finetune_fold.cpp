@@ -14,6 +14,7 @@
 #include "io/checkpoint/model_folder.h"
 #include "io/checkpoint/preprocessing.h"
 #include "io/data/atomic_file.h"
+#include "io/data/order.h"
 
 namespace pm::app {
 namespace fs = std::filesystem;
@@ -326,11 +327,7 @@ bool FoldTrainer::finish_epoch(std::vector<SlidePrediction>& predictions) {
     const Json held_out = figures(task_, predictions, average_by_case(settings_.cohort, predictions));
     line["validation"] = held_out;
     const Json loss = held_out.value("loss", Json());
-    if (loss.is_number() && (!state_.best_loss || loss < *state_.best_loss)) {
-      state_.best_loss = loss.get<double>();
-      if (fs::exists(store_.path(state_.step)))
-        store_.mark_best(state_.step);  // train_epoch saves after the last slide
-    }
+    if (loss.is_number()) mark_if_best(store_, state_, loss.get<double>());
   }
   add_line(line, options_.run.json);
   curves_->add_epoch(state_, line);

@@ -44,23 +44,14 @@ Json training_settings(const FinetuneOptions& o) {
                {"classes", o.classes},
                {"splits", o.splits},
                {"folds", o.folds},
-               {"init", o.init},
-               {"seed", o.run.seed},
-               {"precision", o.run.precision},
-               {"epochs", o.epochs},
                {"accumulate", o.accumulate},
                {"lr", o.lr},
                {"warmup", o.warmup},
-               {"weight_decay", o.weight_decay},
-               {"clip", o.clip},
-               {"label_smoothing", o.label_smoothing},
-               {"drop_path", o.drop_path},
-               {"ema", o.ema},
-               {"validate_every", o.validate_every},
                {"mpp", load.mpp},
                {"keep_background", load.keep_background},
                {"augment", o.augment},
                {"balance", o.balance}};
+  json.update(shared_settings(o));
   json["slide_mpp"] = load.slide_mpp ? Json(*load.slide_mpp) : Json();
   const io::TableOptions& columns = o.columns;
   json["label_column"] = columns.label_column;

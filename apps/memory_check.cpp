@@ -72,4 +72,17 @@ void require_memory(Context& ctx, const ModelConfig& config, DType activation, c
       too_large > 1 ? fmt::format(" ({} slides are too large, this one is the largest)", too_large) : "", knobs));
 }
 
+void require_batch_memory(Context& ctx, const ModelConfig& config, DType activation, int64_t batch, int64_t size) {
+  const auto total = static_cast<double>(ctx.backend().total_bytes());
+  PeakMemory memory(config, ctx.device(), activation);
+  const auto need = [&](int64_t images) { return static_cast<double>(memory.training(images, size, size)); };
+  int64_t fits = batch;
+  while (fits > 0 && need(fits) > kUsableShare * total) fits /= 2;
+  if (fits == batch) return;
+  throw OutOfMemoryError(
+      fmt::format("a step on {} images of {} x {} pixels takes about {}, {} has {}; {}", batch, size, size,
+                  byte_size(need(batch)), ctx.device().str(), byte_size(total),
+                  fits > 0 ? fmt::format("--batch {} fits", fits) : "not even --batch 1 fits: lower --image-size"));
+}
+
 }  // namespace pm::app

@@ -18,4 +18,7 @@ struct SlideSize {
 void require_memory(Context& ctx, const ModelConfig& config, DType activation, const std::vector<SlideSize>& slides,
                     double mpp);
 
+// Likewise for a step on `batch` images of size x size pixels.
+void require_batch_memory(Context& ctx, const ModelConfig& config, DType activation, int64_t batch, int64_t size);
+
 }  // namespace pm::app

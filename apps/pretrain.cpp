@@ -35,11 +35,6 @@ void add_pretrain(CLI::App& app, Command& command) {
   verb->add_option("IMAGES", options->images,
                    "folder with train/CLASS/*.jpg or *.png and, to be judged by, val/CLASS/...")
       ->required();
-  verb->add_option("--out", options->out, "run folder to write")->type_name("DIR");
-  verb->add_option("--init", options->init,
-                   "a config.json, or 6m / 21m / nano, for random weights; or a model folder to start from")
-      ->capture_default_str()
-      ->type_name("MODEL");
   verb->add_option("--image-size", options->size,
                    "pixels of the squares that the network sees, one window each: a multiple of 32 for 6m and 21m")
       ->capture_default_str()
@@ -48,53 +43,19 @@ void add_pretrain(CLI::App& app, Command& command) {
   verb->add_option("--batch", options->batch, "images per update of the weights")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  verb->add_option("--epochs", options->epochs, "passes over the images")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
   verb->add_option("--lr", options->lr,
                    "highest learning rate; falls to 0 along a cosine. Without it 1e-3 per 1,024 images of a batch")
       ->check(CLI::PositiveNumber);
   verb->add_option("--warmup", options->warmup,
                    "epochs over which the rate rises from 0 first. Without it 5, but at most a tenth of the training")
       ->check(CLI::NonNegativeNumber);
-  verb->add_option("--weight-decay", options->weight_decay, "of matrices")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  verb->add_option("--clip", options->clip, "largest gradient norm; 0: no clipping")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  verb->add_option("--label-smoothing", options->label_smoothing, "share of the target spread evenly")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0, 0.999));
-  verb->add_option("--drop-path", options->drop_path,
-                   "stochastic depth: probability of leaving out the last layer's block")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0, 0.9));
-  verb->add_option("--ema", options->ema,
-                   "decay of a moving average of the weights, which predicts then (0.9999); 0: none")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0, 0.999999));
   add_augmentation(*verb, *options);
   verb->add_option("--workers", options->workers, "threads that read images ahead; 0: one per thread of the machine")
       ->capture_default_str()
       ->check(CLI::Range(0, 256));
-  verb->add_option("--validate-every", options->validate_every, "epochs between validations; 0: at the end alone")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
   verb->add_flag("!--no-graph", options->graph,
                  "GPU: launch each kernel of a step instead of repeating a captured one");
-  verb->add_flag("--resume", options->resume, "go on where the run in --out was interrupted, bit for bit");
-  verb->add_option("--checkpoint-every", options->checkpoint_every,
-                   "steps between checkpoints; 0: at the end of each epoch (which always has one)")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  verb->add_option("--keep", options->keep, "checkpoints kept, besides the best one")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  verb->add_option("--stop-after", options->stop_after, "stop with a checkpoint after so many steps")
-      ->check(CLI::PositiveNumber)
-      ->type_name("STEPS");
-  add_run_options(*verb, options->run);
+  add_training_options(*verb, *options, "steps");
   verb->callback([options, &command] {
     options->arguments = command.arguments;
     command.exit_code = run(*options);

@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "apps/batch_step.h"
-#include "apps/peak_memory.h"
+#include "apps/memory_check.h"
 #include "apps/pretrain.h"
 #include "apps/report_parts.h"
 #include "apps/run_folder.h"
@@ -23,7 +23,7 @@
 #include "io/data/atomic_file.h"
 #include "io/data/file.h"
 #include "io/data/line_log.h"
-#include "io/data/slide_loader.h"
+#include "io/data/order.h"
 
 namespace pm::app {
 namespace fs = std::filesystem;
@@ -45,22 +45,9 @@ int64_t warmup_epochs(const PretrainOptions& o) {
 
 // What decides the result; a resumed run must share it.
 Json training_settings(const PretrainOptions& o) {
-  Json json = {{"images", o.images},
-               {"init", o.init},
-               {"seed", o.run.seed},
-               {"precision", o.run.precision},
-               {"image_size", o.size},
-               {"batch", o.batch},
-               {"epochs", o.epochs},
-               {"lr", learning_rate(o)},
-               {"warmup", warmup_epochs(o)},
-               {"weight_decay", o.weight_decay},
-               {"clip", o.clip},
-               {"label_smoothing", o.label_smoothing},
-               {"drop_path", o.drop_path},
-               {"ema", o.ema},
-               {"augment", o.augment},
-               {"validate_every", o.validate_every}};
+  Json json = {{"images", o.images},     {"image_size", o.size},       {"batch", o.batch},
+               {"lr", learning_rate(o)}, {"warmup", warmup_epochs(o)}, {"augment", o.augment}};
+  json.update(shared_settings(o));
   if (o.augment) {
     json["crop_area"] = o.augmentation.min_area;
     json["erase"] = o.augmentation.erase;
@@ -77,6 +64,10 @@ io::ImageLoaderOptions loader_options(const PretrainOptions& o) {
   load.seed = o.run.seed;
   load.workers = o.workers > 0 ? o.workers : std::max<int64_t>(1, std::thread::hardware_concurrency());
   return load;
+}
+
+ModelOutputs outputs_for(const io::ImageFolder& images) {
+  return {Head::classification, static_cast<int64_t>(images.classes.size())};
 }
 
 std::vector<int64_t> all_of(const std::vector<io::LabelledImage>& images) {
@@ -156,8 +147,7 @@ Pretraining::Pretraining(Context& ctx, const PretrainOptions& options, const io:
       folder_(folder),
       environment_(environment),
       rule_(rule),
-      model_(start_model(ctx, options.init, options.run,
-                         {Head::classification, static_cast<int64_t>(images.classes.size())}, options.size)),
+      model_(start_model(ctx, options.init, options.run, outputs_for(images), options.size)),
       optimiser_(make_adamw(ctx, model_, options.weight_decay)),
       store_(folder + "/checkpoints", environment.files),
       fingerprint_(fingerprint_of(images)),
@@ -306,10 +296,7 @@ bool Pretraining::finish_epoch() {
     if (!validation) return false;
     line["validation"] = validation_ = *validation;
     const auto loss = validation_["loss"].get<double>();
-    if (std::isfinite(loss) && (!state_.best_loss || loss < *state_.best_loss)) {
-      state_.best_loss = loss;
-      if (fs::exists(store_.path(state_.step))) store_.mark_best(state_.step);
-    }
+    mark_if_best(store_, state_, loss);
     progress_->note(fmt::format("epoch {}: training loss {:.4f}, validation loss {:.4f}, top-1 {:.4f}, top-5 {:.4f}",
                                 state_.epoch + 1, mean_loss(), loss, validation_["top1"].get<double>(),
                                 validation_["top5"].get<double>()));
@@ -347,26 +334,6 @@ void Pretraining::finish() {
   }
 }
 
-void require_batch_memory(Context& ctx, const PretrainOptions& options, int64_t classes) {
-  ModelConfig config = initial_config(options.init);
-  config.head = Head::classification;
-  config.num_classes = classes;
-  config.region_size = options.size;
-  const DType activation = activation_type(options.run, ctx.device());
-  PeakMemory memory(config, ctx.device(), activation);
-  const double limit = 0.95 * static_cast<double>(ctx.backend().total_bytes());
-  const auto need = [&](int64_t batch) {
-    return static_cast<double>(memory.training(batch, options.size, options.size));
-  };
-  if (need(options.batch) <= limit) return;
-  int64_t fits = options.batch;
-  while (fits > 0 && need(fits) > limit) fits /= 2;
-  throw OutOfMemoryError(fmt::format(
-      "a step on {} images of {} x {} pixels takes about {}, {} has {}; {}", options.batch, options.size, options.size,
-      byte_size(need(options.batch)), ctx.device().str(), byte_size(static_cast<double>(ctx.backend().total_bytes())),
-      fits > 0 ? fmt::format("--batch {} fits", fits) : "not even --batch 1 fits: lower --image-size"));
-}
-
 void write_pretrain_report(const PretrainOptions& options, const Json& settings, const Json& about) {
   io::RunReport report;
   report.title = "Pretraining on " + fs::path(options.images).filename().string();
@@ -397,7 +364,8 @@ int run_pretrain(const PretrainOptions& options, const RunEnvironment& environme
   PM_CHECK(warmup_epochs(options) <= options.epochs, UsageError, "--warmup {}: the whole training has {} epochs",
            warmup_epochs(options), options.epochs);
   const auto ctx = make_context(options.run);
-  require_batch_memory(*ctx, options, static_cast<int64_t>(images.classes.size()));
+  require_batch_memory(*ctx, start_config(options.init, outputs_for(images), options.size),
+                       activation_type(options.run, ctx->device()), options.batch, options.size);
   const Json settings = training_settings(options), about = about_run("pretrain", options.arguments, options.run, *ctx);
   const RunFolder folder(options.out, about, settings, options.resume, environment.files);
   const double start = now_seconds();

@@ -20,15 +20,20 @@ ModelConfig initial_config(const std::string& init) {
   return io::read_model_config(starts_random(init) ? init : init + "/config.json");
 }
 
-PixelMamba start_model(Context& ctx, const std::string& init, const RunOptions& run, const ModelOutputs& outputs,
-                       int64_t region_size) {
-  const DType activation = activation_type(run, ctx.device());
+ModelConfig start_config(const std::string& init, const ModelOutputs& outputs, int64_t region_size) {
   ModelConfig config = initial_config(init);
-  const bool same_head = config.head == outputs.head && config.num_classes == outputs.number;
   config.head = outputs.head;
   config.num_classes = outputs.number;
   if (region_size > 0) config.region_size = region_size;
-  PixelMamba model(ctx, config, activation, run.seed);
+  return config;
+}
+
+PixelMamba start_model(Context& ctx, const std::string& init, const RunOptions& run, const ModelOutputs& outputs,
+                       int64_t region_size) {
+  const DType activation = activation_type(run, ctx.device());
+  const ModelConfig before = initial_config(init);
+  const bool same_head = before.head == outputs.head && before.num_classes == outputs.number;
+  PixelMamba model(ctx, start_config(init, outputs, region_size), activation, run.seed);
   if (starts_random(init)) {
     fmt::print(stderr, "start: {} with random weights from seed {}\n", init, run.seed);
     return model;

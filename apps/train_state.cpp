@@ -1,6 +1,8 @@
 #include "apps/train_state.h"
 
+#include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "engine/core/check.h"
@@ -174,6 +176,12 @@ std::optional<TrainState> restore_newest(Context& ctx, io::CheckpointStore& stor
     }
   }
   return std::nullopt;
+}
+
+void mark_if_best(io::CheckpointStore& store, TrainState& state, double validation_loss) {
+  if (!std::isfinite(validation_loss) || (state.best_loss && validation_loss >= *state.best_loss)) return;
+  state.best_loss = validation_loss;
+  if (std::filesystem::exists(store.path(state.step))) store.mark_best(state.step);
 }
 
 TrainState read_state(const std::string& folder) { return from_json(read_json(folder), folder); }

@@ -64,6 +64,8 @@ TrainState read_checkpoint(Context& ctx, const std::string& folder, Trainable& p
 // none. Throws ConfigError as read_checkpoint does.
 std::optional<TrainState> restore_newest(Context& ctx, io::CheckpointStore& store, Trainable parts,
                                          const std::string& fingerprint);
+// After a validation at the end of an epoch: lets `best` point to the checkpoint of this step when no earlier loss was as low.
+void mark_if_best(io::CheckpointStore& store, TrainState& state, double validation_loss);
 // The state alone. Throws IoError.
 TrainState read_state(const std::string& folder);
 

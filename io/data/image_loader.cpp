@@ -94,6 +94,7 @@ class ImageLoader::Pool {
       slot->order = shared;
       slot->batch.epoch = shared->epoch;
       slot->batch.index = i;
+      slot->batch.size = options_.size;
       slot->batch.images = std::min(batch, count - i * batch);
       slot->batch.lambda = draw_mixup(mixup, options_.seed, shared->epoch, i);
       slot->pairs_left = pairs();

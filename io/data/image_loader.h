@@ -7,7 +7,7 @@
 //
 //   ImageLoader loader(folder.train, options);
 //   for (int64_t epoch = ..) {
-//     loader.add({shuffled(all, seed, epoch), epoch, 0, true, true});  // io/data/slide_loader.h
+//     loader.add({shuffled(all, seed, epoch), epoch, 0, true, true});  // io/data/order.h
 //     while (auto batch = loader.next()) { .. }                         // resume: `first` = index of the last one taken + 1
 //   }
 #pragma once
@@ -33,6 +33,7 @@ struct ImageLoaderOptions {
 struct ImageBatch {
   int64_t epoch = 0, index = 0;  // of the order it came from
   int64_t images = 0;        // how many are real; a last batch that is not full repeats its first image up to `batch`
+  int64_t size = 0;          // pixels of their sides
   std::vector<uint8_t> rgb;  // (batch, size, size, 3)
   std::vector<int64_t> labels;    // (batch)
   std::vector<int64_t> partners;  // (batch): labels of what was mixed in; equal to labels without mixup

@@ -9,7 +9,7 @@
 //
 //   SlideLoader loader(cohort.slides(), options);
 //   for (int64_t epoch = ..) {
-//     loader.add({shuffled(fold.train, seed, epoch), epoch});
+//     loader.add({shuffled(fold.train, seed, epoch), epoch});  // io/data/order.h
 //     while (auto sample = loader.next()) { .. }   // position() now names the sample after it: save it with the checkpoint
 //   }
 //   // the validation set takes a loader of its own
@@ -113,15 +113,5 @@ class SlideLoader {
 // The most pixels, in bytes, that a slide of this size holds at once on its way: reading (`read_bytes` of its plan), then moving,
 // then packing.
 int64_t loader_bytes(const LoaderOptions& options, int64_t width, int64_t height, int64_t read_bytes, bool augment);
-
-// A permutation of `members` that depends on seed and epoch alone (Fisher-Yates).
-std::vector<int64_t> shuffled(std::vector<int64_t> members, uint64_t seed, int64_t epoch);
-// As many slides as there are members, a class of n of them in proportion to n^(1 - strength), to whole numbers by the largest
-// remainders (the first classes where these are equal). Strength 0 changes nothing, 1 gives each class the same number, 1/2 the
-// square roots (Kang et al., "Decoupling representation and classifier for long-tailed recognition", ICLR 2020). Members of rare
-// classes come several times, those of frequent ones take turns over the epochs. classes: of each member, from 0. Depends on
-// strength, seed and epoch alone. Throws ConfigError unless 0 <= strength <= 1.
-std::vector<int64_t> balanced(const std::vector<int64_t>& members, const std::vector<int64_t>& classes, double strength,
-                              uint64_t seed, int64_t epoch);
 
 }  // namespace pm::io

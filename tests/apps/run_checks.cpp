@@ -66,4 +66,30 @@ void check_same_run(const std::string& run, const std::string& reference) {
   CHECK(files >= 4);
 }
 
+void check_faults(const std::string& parent, FailingFiles::How how, int64_t stride,
+                  const std::function<int(const std::string& folder, io::FileOps& files)>& run) {
+  const std::string whole = parent + "/whole";
+  FailingFiles counting;
+  REQUIRE(run(whole, counting) == 0);
+  const std::vector<std::string> calls = counting.calls();
+  int64_t tried = 0;
+  for (size_t at = 0; at < calls.size(); ++at) {
+    // Of the many writes of tensors some; of everything else each, or some of them.
+    if (at % static_cast<size_t>(calls[at] == "write" ? 41 * stride : stride) != 0) continue;
+    CAPTURE(at, calls[at]);
+    ++tried;
+    const std::string folder = parent + "/run" + std::to_string(at);
+    FailingFiles faulty(static_cast<int64_t>(at), how), sound;
+    if (how == FailingFiles::How::kill) {
+      CHECK_THROWS_AS(run(folder, faulty), Killed);
+    } else {
+      CHECK_THROWS_AS(run(folder, faulty), StorageError);
+    }
+    CHECK(run(folder, sound) == 0);
+    check_same_run(folder, whole);
+    fs::remove_all(folder);
+  }
+  CHECK(tried > 5);
+}
+
 }  // namespace pm::test

@@ -3,7 +3,7 @@
 #include <numeric>
 
 #include "io/data/csv.h"
-#include "io/data/slide_loader.h"
+#include "io/data/order.h"
 #include "tests/apps/run_program.h"
 
 namespace pm::test {

@@ -193,30 +193,11 @@ app::FinetuneOptions short_run(const Cohort& cohort, const std::string& run) {
   return options;
 }
 
-// A fault at every `stride`-th file call: the run ends with an error or a kill, and resuming leads to the same end.
 void fail_everywhere(FailingFiles::How how, int64_t stride) {
   const Cohort cohort(5);
-  FailingFiles counting;
-  REQUIRE(finetune(short_run(cohort, "whole"), counting) == 0);
-  const std::vector<std::string> calls = counting.calls();
-  int64_t tried = 0;
-  for (size_t at = 0; at < calls.size(); ++at) {
-    // Of the many writes of tensors some; of everything else each, or some of them.
-    if (at % static_cast<size_t>(calls[at] == "write" ? 41 * stride : stride) != 0) continue;
-    CAPTURE(at, calls[at]);
-    ++tried;
-    const std::string name = "run" + std::to_string(at);
-    FailingFiles files(static_cast<int64_t>(at), how);
-    if (how == FailingFiles::How::kill) {
-      CHECK_THROWS_AS(finetune(short_run(cohort, name), files), Killed);
-    } else {
-      CHECK_THROWS_AS(finetune(short_run(cohort, name), files), StorageError);
-    }
-    CHECK(finetune(short_run(cohort, name)) == 0);
-    check_same_run(cohort.run(name), cohort.run("whole"));
-    fs::remove_all(cohort.run(name));
-  }
-  CHECK(tried > 5);
+  check_faults(cohort.run(""), how, stride, [&](const std::string& folder, io::FileOps& files) {
+    return finetune(short_run(cohort, fs::path(folder).filename().string()), files);
+  });
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 
 #include "engine/core/error.h"
 #include "io/data/image_loader.h"
-#include "io/data/slide_loader.h"
+#include "io/data/order.h"
 #include "tests/io/pictures.h"
 #include "tests/support/test.h"
 

@@ -8,6 +8,7 @@
 
 #include "engine/core/error.h"
 #include "io/data/file.h"
+#include "io/data/order.h"
 #include "io/data/slide_loader.h"
 #include "io/slide/slide.h"
 #include "io/slide/tiff_writer.h"
