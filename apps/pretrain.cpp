@@ -8,7 +8,9 @@ namespace pm::app {
 namespace {
 
 void add_augmentation(CLI::App& verb, PretrainOptions& options) {
-  verb.add_flag("!--no-augment", options.augment, "train on centre crops as they are: no crops, flips, erasing, mixup");
+  verb.add_flag_callback(
+      "--no-augment", [&options] { options.augment = false; },
+      "train on centre crops as they are: no crops, flips, erasing, mixup");
   verb.add_option("--crop-area", options.augmentation.min_area,
                   "smallest share of an image's area that a random crop shows; 1: no random crops")
       ->capture_default_str()
@@ -53,8 +55,9 @@ void add_pretrain(CLI::App& app, Command& command) {
   verb->add_option("--workers", options->workers, "threads that read images ahead; 0: one per thread of the machine")
       ->capture_default_str()
       ->check(CLI::Range(0, 256));
-  verb->add_flag("!--no-graph", options->graph,
-                 "GPU: launch each kernel of a step instead of repeating a captured one");
+  verb->add_flag_callback(
+      "--no-graph", [raw = options.get()] { raw->graph = false; },
+      "GPU: launch each kernel of a step instead of repeating a captured one");
   add_training_options(*verb, *options, "steps");
   verb->callback([options, &command] {
     options->arguments = command.arguments;
